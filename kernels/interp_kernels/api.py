@@ -1,0 +1,216 @@
+"""The one entrance: arguments are checked here and nowhere else, then handed to a backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from interp_kernels import probes as P
+from interp_kernels.backends import cpu, reference
+from interp_kernels.map import AttentionMap
+from interp_kernels.mask import Mask
+from interp_kernels.operands import Operands
+
+Backend = Literal["auto", "reference", "cpu"]
+
+BACKENDS = {"reference": reference.run, "cpu": cpu.run}
+CAUSAL = Mask.causal()
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """What ``attend`` returns.
+
+    output  [B, Hq, Tq, Dv], in the dtype of v
+    lse     [B, Hq, Tq], natural log of the sum of exponentials, sink logits included; -inf for a row that sees no key.
+            float32 (float64 for float64 inputs)
+    stats   {probe name: value}, see each probe
+    map     the lazy map; it refers to q, k and v, not to the T x T map
+    """
+
+    output: Tensor
+    lse: Tensor
+    stats: dict[str, Tensor]
+    map: AttentionMap
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask = CAUSAL,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    alibi: Tensor | None = None,
+    bias: Tensor | None = None,
+    probes: Sequence[P.Probe] = (),
+    backend: Backend = "auto",
+) -> Attended:
+    """Attention that also measures declared statistics of its map, without building the map.
+
+        s_ij = softcap(scale q_i . k_j) - slope_h |i - j| + bias_ij,     softcap(x) = c tanh(x / c)
+        P_ij = exp(s_ij) / (sum_j exp(s_ij) + exp(sink_h)) over the keys that the mask lets i see
+        output_i = sum_j P_ij v_j
+
+    Args:
+        q: [B, Hq, Tq, D]; k: [B, Hkv, Tk, D]; v: [B, Hkv, Tk, Dv], of one dtype (float16, bfloat16, float32 or float64)
+            and device. Hq is a multiple of Hkv; query head h reads KV head h // (Hq / Hkv). Sums are in float32
+            (float64 for float64 inputs).
+        mask: who sees whom.
+        scale: default 1 / sqrt(D).
+        softcap: c of the soft cap of Gemma 2 (arXiv 2408.00118), above 0.
+        sinks: [Hq] learned sink logits as in gpt-oss: they take mass, so rows sum to less than 1.
+        alibi: [Hq] slopes of ALiBi (arXiv 2108.12409).
+        bias: floating, broadcastable to [B, Hq, Tq, Tk], or a relative bias [Hq, Tq + Tk - 1] whose entry
+            (key index - query index) + Tq - 1 is added. A bias of -inf hides the key.
+        probes: what to measure; names must differ.
+        backend: "auto", "reference" (dense, O(T^2) memory, the definition) or "cpu" (tiled, O(T) memory).
+
+    A row that sees no key has output 0, log-sum-exp -inf (or its sink), entropy 0 and peak 0 with index -1. Results carry
+    no gradient; inputs that ask for one are refused while gradients are enabled.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it, what was expected and what came.
+    """
+    ops = _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias)
+    chosen = tuple(_checked_probe(probe, ops) for probe in probes)
+    labels = [label for p in chosen for label in (p.label, f"{p.label}_index")[: 2 if isinstance(p, P.Peak) else 1]]
+    if len(set(labels)) < len(labels):
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        raise ValueError(f"probes: names must differ, {twice} come twice; give each its own name=")
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend: expected one of {['auto', *BACKENDS]}, got {backend!r}")
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError("q, k, v: attend gives no gradients yet; call it under torch.no_grad() or detach its inputs")
+    with torch.no_grad():
+        output, lse, stats = BACKENDS["cpu" if backend == "auto" else backend](ops, chosen)
+    return Attended(output, lse, stats, AttentionMap(ops, lse))
+
+
+def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            raise ValueError(f"{name}: expected a tensor of 4 dimensions [B, H, T, D], got {_describe(x)}")
+        if x.dtype not in DTYPES:
+            raise ValueError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(f"{name}: expected {q.dtype} on {q.device} as q, got {x.dtype} on {x.device}")
+        if 0 in x.shape:
+            raise ValueError(f"{name}: no dimension may be 0, got shape {list(x.shape)}")
+    b, heads, queries, width = q.shape
+    kv_heads, keys = k.shape[1:3]
+    if k.shape[0] != b or k.shape[3] != width:
+        raise ValueError(f"k: expected [{b}, Hkv, Tk, {width}] to fit q {list(q.shape)}, got {list(k.shape)}")
+    if v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"v: expected [{b}, {kv_heads}, {keys}, Dv] to fit k {list(k.shape)}, got {list(v.shape)}")
+    if heads % kv_heads:
+        raise ValueError(f"q, k: the {heads} query heads must be a multiple of the {kv_heads} KV heads")
+    scale = _checked_number("scale", 1 / math.sqrt(width) if scale is None else scale)
+    if softcap is not None and (softcap := _checked_number("softcap", softcap)) <= 0:
+        raise ValueError(f"softcap: expected a number above 0, got {softcap}")
+    for name, x in (("sinks", sinks), ("alibi", alibi)):
+        if x is not None:
+            _check_tensor(name, x, [(heads,)], q)
+    relative = None
+    if bias is not None:
+        bias, relative = _checked_bias(bias, b, heads, queries, keys, q)
+    _check_mask(mask, b, queries, keys, q)
+    return Operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, relative)
+
+
+def _check_mask(mask: Mask, b: int, queries: int, keys: int, q: Tensor) -> None:
+    if not isinstance(mask, Mask):
+        raise ValueError(f"mask: expected an interp_kernels.Mask, got {_describe(mask)}")
+    offset = keys - queries if mask.offset is None else mask.offset
+    if mask.keep is not None and (mask.keep.shape != (b, keys) or mask.keep.device != q.device):
+        raise ValueError(f"mask.keep: expected shape [{b}, {keys}] on {q.device}, got {_describe(mask.keep)}")
+    if mask.documents is not None:
+        positions = max(keys, offset + queries)
+        if mask.documents.shape[0] != b or mask.documents.shape[1] < positions or offset < 0:
+            raise ValueError(
+                f"mask.documents: expected an id for each of the {positions} positions, [{b}, {positions}], with the first "
+                f"query at 0 or later; got {list(mask.documents.shape)} and the first query at {offset}"
+            )
+        if mask.documents.device != q.device:
+            raise ValueError(f"mask.documents: expected a tensor on {q.device}, got {mask.documents.device}")
+
+
+def _checked_bias(bias, b: int, heads: int, queries: int, keys: int, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    if not isinstance(bias, Tensor) or not bias.is_floating_point() or bias.device != q.device:
+        raise ValueError(f"bias: expected a floating tensor on {q.device}, got {_describe(bias)}")
+    if tuple(bias.shape) == (heads, queries + keys - 1):
+        return None, bias
+    full = (b, heads, queries, keys)
+    padded = (1,) * (4 - bias.ndim) + tuple(bias.shape)
+    if len(padded) != 4 or any(got not in (1, want) for got, want in zip(padded, full, strict=True)):
+        raise ValueError(
+            f"bias: expected a shape broadcastable to {list(full)} or the relative bias [{heads}, {queries + keys - 1}], "
+            f"got {list(bias.shape)}"
+        )
+    return bias.reshape(padded), None
+
+
+def _checked_probe(probe: P.Probe, ops: Operands) -> P.Probe:
+    if not isinstance(probe, P.Probe) or type(probe) is P.Probe:
+        raise ValueError(f"probes: expected instances of Entropy, Peak, KeyMass, ..., got {_describe(probe)}")
+    where, b, t, k = f"{type(probe).__name__}.", ops.batch, ops.queries, ops.keys
+    if probe.reduce not in ("none", "mean"):
+        raise ValueError(f"{where}reduce: expected 'none' or 'mean', got {probe.reduce!r}")
+    if probe.queries is not None:
+        _check_tensor(f"{where}queries", probe.queries, [(t,), (b, t)], ops.q, kind="bool")
+    if isinstance(probe, P.KeyMass):
+        shapes = [(k, None), (b, k, None), (b, ops.heads, k, None)]
+        _check_tensor(f"{where}weights", probe.weights, shapes, ops.q, kind="real")
+    if isinstance(probe, P.LabelMatch):
+        _check_tensor(f"{where}query_labels", probe.query_labels, [(t,), (b, t)], ops.q, kind="integer")
+        _check_tensor(f"{where}key_labels", probe.key_labels, [(k,), (b, k)], ops.q, kind="integer")
+    if isinstance(probe, P.OffsetMass):
+        offsets = probe.offsets
+        if not isinstance(offsets, tuple | list) or not offsets or not all(type(d) is int for d in offsets):
+            raise ValueError(f"{where}offsets: expected a non-empty tuple of integers, got {offsets!r}")
+        return replace(probe, offsets=tuple(offsets))
+    if isinstance(probe, P.Distance) and probe.window is not None:
+        if type(probe.window) is not int or probe.window < 1:
+            raise ValueError(f"{where}window: expected None or an integer of at least 1, got {probe.window!r}")
+    if isinstance(probe, P.Received):
+        if probe.reduce != "none":
+            raise ValueError(f"{where}reduce: it has a value per key and no query axis to average; use weights= or queries=")
+        if probe.weights is not None:
+            _check_tensor(f"{where}weights", probe.weights, [(t,), (b, t), (b, ops.heads, t)], ops.q)
+    return probe
+
+
+def _check_tensor(name: str, x, shapes: Sequence[tuple[int | None, ...]], q: Tensor, kind: str = "floating") -> None:
+    wanted = " or ".join("[" + ", ".join("C" if n is None else str(n) for n in shape) + "]" for shape in shapes)
+    if not isinstance(x, Tensor) or not any(_fits(x, shape) for shape in shapes):
+        raise ValueError(f"{name}: expected a tensor of shape {wanted}, got {_describe(x)}")
+    kinds = {
+        "floating": x.is_floating_point(),
+        "bool": x.dtype == torch.bool,
+        "real": not x.is_complex(),
+        "integer": not x.is_floating_point() and not x.is_complex() and x.dtype != torch.bool,
+    }
+    if not kinds[kind] or x.device != q.device:
+        raise ValueError(f"{name}: expected a {kind} tensor on {q.device}, got {x.dtype} on {x.device}")
+
+
+def _fits(x: Tensor, shape: tuple[int | None, ...]) -> bool:
+    return x.ndim == len(shape) and all(want is None or want == got for want, got in zip(shape, x.shape, strict=True))
+
+
+def _checked_number(name: str, value) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return float(value)
+
+
+def _describe(value: object) -> str:
+    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)

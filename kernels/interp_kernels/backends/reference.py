@@ -1,0 +1,138 @@
+"""The definition of every probe, in plain torch over the dense map: the oracle. O(T^2) memory; pass float64 for float64.
+
+Nothing here is shared with the other backends but the mask's elementwise rule, so that a mistake shows as a difference.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from interp_kernels import probes as P
+from interp_kernels.operands import Operands
+
+
+def run(ops: Operands, probes: tuple[P.Probe, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Output [B, Hq, Tq, Dv] in the inputs' dtype, log-sum-exp [B, Hq, Tq], and each probe's value."""
+    attention, lse, visible = dense_map(ops)
+    v = ops.v.to(ops.compute_dtype).repeat_interleave(ops.group, dim=1)
+    stats: dict[str, Tensor] = {}
+    for probe in probes:
+        stats |= _measure(probe, ops, attention, visible)
+    return (attention @ v).to(ops.v.dtype), lse, stats
+
+
+def dense_map(ops: Operands) -> tuple[Tensor, Tensor, Tensor]:
+    """P [B, Hq, Tq, Tk], log-sum-exp [B, Hq, Tq], and m as bool [B, Hq, Tq, Tk] (False at biases of -inf too)."""
+    dtype, device = ops.compute_dtype, ops.q.device
+    i, j = _positions(ops)
+    k = ops.k.to(dtype).repeat_interleave(ops.group, dim=1)
+    s = ops.q.to(dtype) @ k.transpose(-1, -2) * ops.scale
+    if ops.softcap is not None:
+        s = ops.softcap * torch.tanh(s / ops.softcap)
+    if ops.alibi is not None:
+        s = s - ops.alibi.to(dtype)[:, None, None] * (i[:, None] - j[None, :]).abs()
+    if ops.bias is not None:
+        s = s + ops.bias.to(dtype)
+    if ops.relative_bias is not None:
+        entry = j[None, :] - torch.arange(ops.queries, device=device)[:, None] + ops.queries - 1
+        s = s + ops.relative_bias.to(dtype)[:, entry]
+    batch = torch.arange(ops.batch, device=device)[:, None, None, None]
+    visible = ops.mask.allows(i[:, None], j[None, :], batch) & (s != -torch.inf)
+    s = s.masked_fill(~visible, -torch.inf)
+    if ops.sinks is None:
+        lse = torch.logsumexp(s, dim=-1)
+    else:
+        sinks = ops.sinks.to(dtype)[None, :, None, None].expand(*s.shape[:3], 1)
+        lse = torch.logsumexp(torch.cat([s, sinks], dim=-1), dim=-1)
+    # A row that sees no key has lse = -inf (without sinks): its probabilities are 0, not NaN.
+    attention = torch.exp(s - lse[..., None].masked_fill(lse[..., None] == -torch.inf, 0.0))
+    return attention, lse, visible
+
+
+def _measure(probe: P.Probe, ops: Operands, attention: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    name = probe.label
+    if isinstance(probe, P.Received):
+        return {name: _received(probe, ops, attention, visible)}
+    counts = _counting(probe, ops) & visible.any(dim=-1)  # [B, Hq, Tq]
+    if isinstance(probe, P.Peak):
+        value, index = attention.max(dim=-1)
+        index = index.masked_fill(~visible.any(dim=-1), -1)
+        stats = {name: _reduced(probe, ops, value, counts)}
+        if probe.reduce == "none":
+            stats[f"{name}_index"] = index
+        return stats
+    if isinstance(probe, P.OffsetMass):
+        value, pair_exists = _offset_mass(probe, ops, attention, visible)
+        return {name: _reduced(probe, ops, value, counts[..., None] & pair_exists)}
+    return {name: _reduced(probe, ops, _row_value(probe, ops, attention), counts)}
+
+
+def _row_value(probe: P.Probe, ops: Operands, attention: Tensor) -> Tensor:
+    i, j = _positions(ops)
+    if isinstance(probe, P.Entropy):
+        return torch.special.entr(attention).sum(dim=-1)
+    if isinstance(probe, P.KeyMass):
+        weights = probe.weights.to(attention.dtype)
+        return attention @ (weights[:, None] if weights.ndim == 3 else weights)
+    if isinstance(probe, P.LabelMatch):
+        a = probe.query_labels.expand(ops.batch, -1)[:, None, :, None]
+        b = probe.key_labels.expand(ops.batch, -1)[:, None, None, :]
+        match = (a == b) & (a != -1)
+        if probe.strict:
+            match = match & (j[None, :] < i[:, None])
+        return (attention * match).sum(dim=-1)
+    if isinstance(probe, P.Distance):
+        distance = (i[:, None] - j[None, :]).abs()
+        if probe.window is not None:
+            distance = distance.clamp(max=probe.window)
+        return (attention * distance).sum(dim=-1)
+    raise TypeError(f"the reference has no definition of {type(probe).__name__}")
+
+
+def _offset_mass(probe: P.OffsetMass, ops: Operands, attention: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    i, _ = _positions(ops)
+    masses, exists = [], []
+    for d in probe.offsets:
+        key = i - d
+        inside = (key >= 0) & (key < ops.keys)
+        key = key.clamp(0, ops.keys - 1)[None, None, :, None].expand(*attention.shape[:3], 1)
+        masses.append(attention.gather(-1, key).squeeze(-1) * inside)
+        exists.append(visible.gather(-1, key).squeeze(-1) & inside)
+    return torch.stack(masses, dim=-1), torch.stack(exists, dim=-1)
+
+
+def _received(probe: P.Received, ops: Operands, attention: Tensor, visible: Tensor) -> Tensor:
+    weights = torch.ones((), dtype=attention.dtype, device=attention.device)
+    if probe.weights is not None:
+        weights = probe.weights.to(attention.dtype)
+        weights = weights[:, None, :] if weights.ndim == 2 else weights
+    weights = weights * _counting(probe, ops)
+    received = torch.einsum("bhi,bhij->bhj", weights, attention)
+    if probe.normalize:
+        received = received / torch.einsum("bhi,bhij->bhj", weights, visible.to(attention.dtype))
+    return received
+
+
+def _counting(probe: P.Probe, ops: Operands) -> Tensor:
+    """The queries that count, bool [B, Hq, Tq]."""
+    queries = torch.ones(1, ops.queries, dtype=torch.bool, device=ops.q.device)
+    if probe.queries is not None:
+        queries = probe.queries.expand(ops.batch, -1)
+    return queries[:, None, :].expand(ops.batch, ops.heads, -1)
+
+
+def _reduced(probe: P.Probe, ops: Operands, value: Tensor, counts: Tensor) -> Tensor:
+    """``value`` with NaN at queries that do not count, or its mean over ``counts``. The query axis is dimension 2."""
+    chosen = _counting(probe, ops)
+    if value.ndim == 4:
+        chosen = chosen[..., None].expand_as(value)
+        counts = counts if counts.ndim == 4 else counts[..., None].expand_as(value)
+    if probe.reduce == "none":
+        return value.masked_fill(~chosen, torch.nan)
+    return value.masked_fill(~counts, 0.0).sum(dim=2) / counts.sum(dim=2)
+
+
+def _positions(ops: Operands) -> tuple[Tensor, Tensor]:
+    device = ops.q.device
+    return torch.arange(ops.queries, device=device) + ops.offset, torch.arange(ops.keys, device=device)

@@ -1,0 +1,98 @@
+"""The checked arguments of one attention call, and the shapes that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from interp_kernels.mask import Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """What defines an attention map, already checked by ``interp_kernels.api``. O(T) memory.
+
+    q [B, Hq, Tq, D], k [B, Hkv, Tk, D], v [B, Hkv, Tk, Dv]; the score of query i and key j is
+
+        s_ij = softcap(scale q_i . k_j) - slope_h |i - j| + bias_ij,     softcap(x) = c tanh(x / c)
+
+    and P_ij = exp(s_ij) / (sum_j exp(s_ij) + exp(sink_h)) over the visible keys.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Mask
+    scale: float
+    softcap: float | None = None
+    sinks: Tensor | None = None  # [Hq]
+    alibi: Tensor | None = None  # [Hq]
+    bias: Tensor | None = None  # 4-D, broadcastable to [B, Hq, Tq, Tk]
+    relative_bias: Tensor | None = None  # [Hq, Tq + Tk - 1], entry (j - query index) + Tq - 1
+
+    @property
+    def batch(self) -> int:
+        return self.q.shape[0]
+
+    @property
+    def heads(self) -> int:
+        return self.q.shape[1]
+
+    @property
+    def kv_heads(self) -> int:
+        return self.k.shape[1]
+
+    @property
+    def group(self) -> int:
+        """Query heads that read one KV head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def queries(self) -> int:
+        return self.q.shape[2]
+
+    @property
+    def keys(self) -> int:
+        return self.k.shape[2]
+
+    @property
+    def offset(self) -> int:
+        """Position of the first query."""
+        return self.keys - self.queries if self.mask.offset is None else self.mask.offset
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """float64 for float64 inputs, float32 for all others."""
+        return torch.float64 if self.q.dtype == torch.float64 else torch.float32
+
+    def one_head(self, batch: int, head: int) -> Operands:
+        """The operands of one head of one sequence, as views: B = Hq = Hkv = 1."""
+        b, h, g = slice(batch, batch + 1), slice(head, head + 1), slice(head // self.group, head // self.group + 1)
+        mask = self.mask
+        if mask.predicates:
+            mask = replace(mask, predicates=tuple(_pinned(predicate, batch) for predicate in mask.predicates))
+        mask = replace(
+            mask,
+            keep=None if mask.keep is None else mask.keep[b],
+            documents=None if mask.documents is None else mask.documents[b],
+        )
+        bias = self.bias
+        if bias is not None:
+            bias = bias[b if bias.shape[0] > 1 else slice(None), h if bias.shape[1] > 1 else slice(None)]
+        return replace(
+            self,
+            q=self.q[b, h],
+            k=self.k[b, g],
+            v=self.v[b, g],
+            mask=mask,
+            sinks=None if self.sinks is None else self.sinks[h],
+            alibi=None if self.alibi is None else self.alibi[h],
+            bias=bias,
+            relative_bias=None if self.relative_bias is None else self.relative_bias[h],
+        )
+
+
+def _pinned(predicate, batch: int):
+    return lambda index, i, j: predicate(index + batch, i, j)
