@@ -182,7 +182,9 @@ def _checked_probe(probe: P.Probe, ops: Operands) -> P.Probe:
             raise ValueError(f"{where}window: expected None or an integer of at least 1, got {probe.window!r}")
     if isinstance(probe, P.Received):
         if probe.reduce != "none":
-            raise ValueError(f"{where}reduce: it has a value per key and no query axis to average; use weights= or queries=")
+            raise ValueError(
+                f"{where}reduce: it has a value per key and no query axis to average; use weights= or queries="
+            )
         if probe.weights is not None:
             _check_tensor(f"{where}weights", probe.weights, [(t,), (b, t), (b, ops.heads, t)], ops.q)
     return probe

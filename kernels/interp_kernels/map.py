@@ -135,7 +135,9 @@ class AttentionMap:
             # Earlier keys stand first, so a stable sort leaves ties to the lower key.
             merged = torch.cat([values[at], p.masked_fill(~visible, 0.0)], dim=-1)
             merged_keys = torch.cat([index[at], keys], dim=-1)
-            order = merged.masked_fill(merged_keys < 0, -1.0).sort(dim=-1, descending=True, stable=True).indices[..., :k]
+            order = (
+                merged.masked_fill(merged_keys < 0, -1.0).sort(dim=-1, descending=True, stable=True).indices[..., :k]
+            )
             values[at], index[at] = merged.gather(-1, order), merged_keys.gather(-1, order)
         return values, index
 
