@@ -1,0 +1,1 @@
+"""Detectors: each scores every head for one behaviour."""

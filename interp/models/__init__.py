@@ -1,0 +1,1 @@
+"""Hooked models: real models whose attention runs through ``interp_kernels.attend``."""

@@ -1,0 +1,43 @@
+"""What a model's configuration says of its attention: layers, heads, context, positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Numbers that the rest of the package asks for.
+
+    context: positions that the model was made for, None where it has no such bound
+    has_relative_positions: rotary positions, which can be run beyond the context
+    is_causal: its attention looks back only
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    context: int | None
+    has_relative_positions: bool
+    is_causal: bool
+
+
+def model_shape(model: PreTrainedModel) -> ModelShape:
+    """The shape of a loaded model, from its configuration and its attention modules."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    attention = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "is_causal")]
+    return ModelShape(
+        layers=config.num_hidden_layers,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        vocabulary=model.get_input_embeddings().num_embeddings,  # pyright: ignore[reportAttributeAccessIssue]
+        context=getattr(config, "max_position_embeddings", None),
+        has_relative_positions=bool(getattr(config, "rope_parameters", None)),
+        is_causal=bool(attention) and all(bool(m.is_causal) for m in attention),
+    )

@@ -1,0 +1,19 @@
+"""Help with names that do not exist, and names of heads for people."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to say after an unknown name: the nearest known one, and all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    listed = f"known: {', '.join(known)}" if known else "there are none"
+    return f"did you mean {close[0]!r}? ({listed})" if close else listed
+
+
+def head_name(layer: int, head: int) -> str:
+    """ "L5H1": layer 5, query head 1, both counted from 0."""
+    return f"L{layer}H{head}"

@@ -1,0 +1,205 @@
+"""Detectors over a model: every head scored for every behaviour, in as few forward runs as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from interp_kernels import Mask, Probe, attend
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.errors import InputError
+from interp.heads.detector import Detector
+from interp.heads.registry import chosen
+from interp.heads.samples import Samples, Sequences, Source
+from interp.models.hooked import HookedModel
+from interp.models.inputs import Batch, tokenise
+from interp.scores import HeadScores, Measured
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BATCH_TOKENS = 8192
+"""Token positions of one forward run, unless a single sequence is longer."""
+
+
+def scan(
+    model: HookedModel,
+    detectors: str | Iterable[str] = "standard",
+    *,
+    text: str | None = None,
+    window: int | None = None,
+    samples: int = 8,
+    seed: int = 0,
+    beyond_context: bool = False,
+    progress: bool = True,
+) -> HeadScores:
+    """Score every head of ``model`` for each detector.
+
+    Detectors that share an input share its forward runs. Each score is a mean over samples (windows of the text, or random
+    sequences), with its standard error, beside its chance level: what uniform attention over the visible keys would get
+    on the same input.
+
+    Args:
+        detectors: "standard" (all that the model and the input allow), or names; see ``interp.detectors()``.
+        text: what the detectors that read text are measured on; without it, or without a tokenizer, random tokens.
+        window: cut the text into windows of so many positions; without it the text is one sequence.
+        samples: how many random sequences to draw.
+        seed: of the random tokens.
+        beyond_context: allow sequences longer than the model's context, where its positions are relative.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: unknown detector; one that does not fit the model or lacks its text; a text too short or too long.
+        RunError: the model's activations hold NaN.
+    """
+    wanted, left_out = _fitting(model, detectors, text)
+    source = _source(model, text, window, samples, seed, beyond_context)
+    groups: dict[Samples, list[Detector]] = {}
+    for detector in wanted:
+        groups.setdefault(detector.samples(), []).append(detector)
+    made = {recipe: recipe.make(source) for recipe in groups}
+    for recipe, members in groups.items():
+        for detector in members:
+            detector.check(made[recipe].ids)
+
+    measured = {detector.name: Measured([], []) for detector in wanted}
+    total = sum(ids.numel() for sequences in made.values() for ids in sequences.ids)
+    with tqdm(total=total, unit="token", desc=f"scan {model.name}", disable=not progress) as bar:
+        for recipe, members in groups.items():
+            for ids in _batches(made[recipe].ids):
+                _measure(model, members, ids, made[recipe].prefix, measured, beyond_context)
+                bar.update(ids.numel())
+    settings = {
+        "detectors": [detector.name for detector in wanted],
+        "left_out": left_out,
+        "inputs": {d.name: made[recipe].described for recipe, members in groups.items() for d in members},
+        "text_tokens": None if source.text is None else source.text.numel(),
+        "window": window,
+        "samples": samples,
+        "seed": seed,
+        "beyond_context": _is_beyond(model, made.values()),
+    }
+    return HeadScores.from_samples(measured, wanted, settings | {"model": model.facts()})
+
+
+def _fitting(model: HookedModel, names: str | Iterable[str], text: str | None) -> tuple[list[Detector], dict[str, str]]:
+    """The detectors to run; those that do not fit are left out of "standard" with the reason, and refused by name."""
+    standard = names == "standard"
+    wanted, left_out = [], {}
+    for detector in chosen(names):
+        reason = None
+        if detector.is_causal and not model.shape.is_causal:
+            reason = f"it is defined for heads that look back only, and {model.name} sees both ways"
+        elif detector.needs_text and text is None:
+            reason = "it needs a text; give text= (--text)"
+        elif detector.needs_text and model.tokenizer is None:
+            reason = f"it needs a text, and {model.name} has no tokenizer"
+        if reason is None:
+            wanted.append(detector)
+        elif standard:
+            left_out[detector.name] = reason
+        else:
+            raise InputError(f"detector {detector.name!r} cannot be run: {reason}")
+    return wanted, left_out
+
+
+def _source(
+    model: HookedModel, text: str | None, window: int | None, samples: int, seed: int, beyond_context: bool
+) -> Source:
+    if type(samples) is not int or samples < 1:
+        raise InputError(f"samples: expected an integer of at least 1, got {samples!r}")
+    if window is not None and (type(window) is not int or window < 8):
+        raise InputError(f"window: expected an integer of at least 8, got {window!r}")
+    shape = model.shape
+    before, after = _special_around(model.tokenizer)
+    ids = None
+    longest = shape.context or 2048
+    if text is not None and model.tokenizer is not None:
+        ids = torch.tensor(tokenise(text, model.tokenizer, special=False), dtype=torch.int64)
+        whole = ids.numel() + len(before) + len(after)
+        if window is None:
+            model.check_length(whole, beyond_context=beyond_context)
+            longest = max(longest, whole)
+    if window is not None:
+        model.check_length(window, beyond_context=beyond_context)
+        longest = window
+    special, bos = _special_ids(model)
+    usable = min(shape.vocabulary, len(model.tokenizer)) if model.tokenizer is not None else shape.vocabulary
+    ordinary = torch.tensor([i for i in range(usable) if i not in special], dtype=torch.int64)
+    return Source(ids, longest, before, after, bos, ordinary, seed, samples)
+
+
+def _special_around(tokenizer: PreTrainedTokenizerBase | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    if tokenizer is None:
+        return (), ()
+    bare, around = tokenise("a", tokenizer, special=False), tokenise("a", tokenizer)
+    for start in range(len(around) - len(bare) + 1):
+        if around[start : start + len(bare)] == bare:
+            return tuple(around[:start]), tuple(around[start + len(bare) :])
+    return (), ()
+
+
+def _special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:
+    """Ids that are no ordinary tokens, and what random sequences begin with."""
+    config = model.model.config
+    named = [getattr(config, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")]
+    special = {i for entry in named for i in (entry if isinstance(entry, list) else [entry]) if i is not None}
+    tokenizer = model.tokenizer
+    bos = named[0]
+    if tokenizer is not None:
+        special |= set(tokenizer.all_special_ids)
+        bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    inside = isinstance(bos, int) and 0 <= bos < model.shape.vocabulary
+    return special, (bos,) if inside else ()  # pyright: ignore[reportReturnType]
+
+
+def _batches(sequences: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Sequences of one length together, [B, T], up to ``BATCH_TOKENS`` positions; no padding."""
+    start = 0
+    while start < len(sequences):
+        length = sequences[start].numel()
+        stop = start + 1
+        while stop < len(sequences) and sequences[stop].numel() == length and (stop + 1 - start) * length <= BATCH_TOKENS:
+            stop += 1
+        yield torch.stack(list(sequences[start:stop]))
+        start = stop
+
+
+def _measure(
+    model: HookedModel,
+    members: Sequence[Detector],
+    ids: Tensor,
+    prefix: int,
+    measured: dict[str, Measured],
+    beyond_context: bool,
+) -> None:
+    """Run one batch and add each detector's scores [B, L, H] and chance levels [B, L]."""
+    ids = ids.to(model.device)
+    probes = [probe for detector in members for probe in detector.probes(ids, prefix)]
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool))
+    capture = model.capture(batch, probes, beyond_context=beyond_context)
+    uniform = _uniform(probes, [capture.masks[layer] for layer in capture.layers], ids)
+    for detector in members:
+        by_layer = [{name: values[layer] for name, values in capture.stats.items()} for layer in capture.layers]
+        scores = torch.stack([detector.score(stats) for stats in by_layer], dim=1)
+        chance = torch.stack([detector.score(stats)[:, 0] for stats in uniform], dim=1)
+        measured[detector.name].add(scores.double().cpu(), chance.double().cpu())
+
+
+def _uniform(probes: Sequence[Probe], masks: Sequence[Mask], ids: Tensor) -> list[dict[str, Tensor]]:
+    """The probes' values under uniform attention over the visible keys, for each layer's mask: equal scores do that."""
+    values: dict[int, dict[str, Tensor]] = {}
+    for mask in masks:
+        if id(mask) not in values:
+            zeros = torch.zeros(ids.shape[0], 1, ids.shape[1], 1, device=ids.device)
+            values[id(mask)] = attend(zeros, zeros, zeros, mask=mask, probes=probes).stats
+    return [values[id(mask)] for mask in masks]
+
+
+def _is_beyond(model: HookedModel, made: Iterable[Sequences]) -> bool:
+    context = model.shape.context
+    return context is not None and any(ids.numel() > context for sequences in made for ids in sequences.ids)

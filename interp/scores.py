@@ -1,0 +1,144 @@
+"""Scores of heads: the tidy table that a scan gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.naming import head_name, nearest
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from interp.heads.detector import Detector
+
+COLUMNS = {
+    "layer": "int64",
+    "head": "int64",
+    "detector": "str",
+    "score": "float64",
+    "stderr": "float64",
+    "chance": "float64",
+    "threshold": "float64",
+    "is_above": "bool",
+    "samples": "int64",
+    "share_above": "float64",
+}
+"""Columns of the table and their types. samples: how many the score is the mean of; share_above: the share of them whose own
+score is above the threshold."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of one detector, batch by batch: [B, L, H] each, and chance levels [B, L] each."""
+
+    scores: list[Tensor]
+    chance: list[Tensor]
+
+    def add(self, scores: Tensor, chance: Tensor) -> None:
+        self.scores.append(scores)
+        self.chance.append(chance)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadScores:
+    """One row per layer, head and detector, and how it was measured.
+
+    frame     the table, see ``COLUMNS``
+    settings  detectors, inputs, seed, model, versions: what is needed to measure it again
+    """
+
+    frame: pd.DataFrame
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def from_samples(
+        cls, measured: Mapping[str, Measured], detectors: Sequence[Detector], settings: Mapping[str, Any]
+    ) -> HeadScores:
+        """Means, standard errors (of the mean over samples) and shares above the threshold."""
+        parts = []
+        for detector in detectors:
+            scores = torch.cat(measured[detector.name].scores).numpy()  # [S, L, H]
+            chance = torch.cat(measured[detector.name].chance).numpy()  # [S, L]
+            # A sample on which the score is not defined (no earlier copy in that window) is left out everywhere.
+            valid = ~np.isnan(scores[:, 0, 0])
+            scores, chance = scores[valid], chance[valid]
+            count, layers, heads = scores.shape
+            mean = scores.mean(axis=0)
+            error = scores.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.full_like(mean, np.nan)
+            layer, head = np.meshgrid(np.arange(layers), np.arange(heads), indexing="ij")
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "layer": layer.ravel(),
+                        "head": head.ravel(),
+                        "detector": detector.name,
+                        "score": mean.ravel(),
+                        "stderr": error.ravel(),
+                        "chance": np.repeat(chance.mean(axis=0), heads),
+                        "threshold": detector.threshold,
+                        "is_above": (mean > detector.threshold).ravel(),
+                        "samples": count,
+                        "share_above": (scores > detector.threshold).mean(axis=0).ravel(),
+                    }
+                )
+            )
+        return cls(pd.concat(parts, ignore_index=True).astype(COLUMNS), dict(settings))
+
+    @property
+    def detectors(self) -> list[str]:
+        """Names of the detectors that were run, in order."""
+        return list(dict.fromkeys(self.frame["detector"]))
+
+    def to_frame(self) -> pd.DataFrame:
+        """The tidy table: one row per layer, head and detector."""
+        return self.frame.copy()
+
+    def of(self, detector: str) -> pd.DataFrame:
+        """The rows of one detector, strongest head first."""
+        if detector not in self.detectors:
+            raise InputError(f"these scores have no detector {detector!r}; {nearest(detector, self.detectors)}")
+        rows = self.frame[self.frame["detector"] == detector]
+        return rows.sort_values(["score", "layer", "head"], ascending=[False, True, True], ignore_index=True)
+
+    def grid(self, detector: str, column: str = "score") -> np.ndarray:
+        """One column of one detector as [layers, heads]."""
+        rows = self.of(detector)
+        return rows.pivot(index="layer", columns="head", values=column).to_numpy()
+
+    def plot(self, detector: str) -> go.Figure:
+        """Layer x head grid of one detector as a Plotly figure."""
+        from interp.plots.heads import head_grid
+
+        return head_grid(self, detector)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write table, settings and report into ``folder``; see ``interp.store``."""
+        from interp.store import save_scan
+
+        return save_scan(self, Path(folder), overwrite=overwrite)
+
+    def __repr__(self) -> str:
+        lines = [f"HeadScores({self.settings.get('model', {}).get('model', '?')})"]
+        for detector in self.detectors:
+            rows = self.of(detector)
+            best = rows.iloc[0]
+            name = head_name(int(best["layer"]), int(best["head"]))
+            above = int(rows["is_above"].sum())
+            lines.append(
+                f"  {detector:<18} {above:>3} of {len(rows)} heads above {best['threshold']:g}; "
+                f"strongest {name} {best['score']:.3f} (chance {best['chance']:.3f})"
+            )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        strongest = pd.concat([self.of(detector).head(3) for detector in self.detectors], ignore_index=True)
+        return strongest.to_html(index=False, float_format=lambda x: f"{x:.3f}", escape=True)
