@@ -60,8 +60,8 @@ def load(
     elif str(source) == DEMO or isinstance(source, Path) or _looks_like_path(str(source)):
         raise InputError(f"there is no folder {folder}; give a local model folder, a hub name, or 'demo'")
     config = _config(location, revision)
+    check_config(config)
     model_class = _model_class(config)
-    _check_dispatches(_concrete_class(config, model_class))
     if chosen_dtype is None:
         chosen_dtype = torch.float32 if where.type == "cpu" else "auto"
     model = _weights(model_class, location, revision, chosen_dtype).to(where).eval()
@@ -69,6 +69,15 @@ def load(
         tokenizer = _tokenizer(location, revision, local)
     name = DEMO if str(source) == DEMO else str(source)
     return HookedModel(model, tokenizer, name, revision or getattr(model.config, "_commit_hash", None))
+
+
+def check_config(config: PreTrainedConfig) -> None:
+    """Refuse a configuration whose architecture cannot be hooked, before its weights are read.
+
+    Raises:
+        InputError: transformers has no class for it, or its attention does not go through AttentionInterface.
+    """
+    _check_dispatches(_concrete_class(config, _model_class(config)))
 
 
 def _device(device: str) -> torch.device:
