@@ -1,0 +1,81 @@
+# Set-up and the everyday commands. Everything is installed into .venv; `make clean` takes it away again.
+#   make demo PYTHON=python3.12     another interpreter
+
+PYTHON ?= python3
+TORCH  := 2.13.0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo setup test lint format types unit clean
+MAKEFLAGS += --no-print-directory
+
+bin := .venv/bin
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
+
+# Stamps: a step runs again only when what it depends on is newer. Paths are relative, so the clone may lie anywhere.
+venv  := .venv/.created
+torch := .venv/.torch-$(TORCH)
+core  := .venv/.core
+dev   := .venv/.dev
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(core) ## install, scan the demo model and say where the report lies
+	@rm -rf out/demo
+	$(bin)/interp scan demo --text interp/demo/prose.txt --out out/demo
+
+setup: $(dev) ## install with the developers' tools, editable
+
+test: lint types unit ## lint, type check and tests
+
+lint: $(dev) ## ruff: rules and format
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+types: $(dev) ## pyright
+	$(bin)/pyright
+
+unit: $(dev) ## pytest
+	$(bin)/python -m pytest
+
+format: $(dev) ## mend what ruff can mend
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+clean: ## remove .venv, builds and caches; out/ stays
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(venv):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	    found=$$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo "not there"); \
+	    echo "interp needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$found." >&2; \
+	    echo "Name another interpreter: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Creating .venv"
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+# On Linux the package index serves torch with CUDA, several gigabytes. Where no NVIDIA GPU answers, take the CPU build: from
+# wherever pip is configured to look, else from PyTorch's own index. Without dependencies: those come, pinned, in the next step.
+$(torch): $(venv)
+	@if [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1; then \
+	    echo "Installing torch $(TORCH)"; $(pip) --no-deps "torch==$(TORCH)"; \
+	else \
+	    echo "Installing torch $(TORCH) for CPU (no NVIDIA GPU found)"; \
+	    $(pip) --no-deps "torch==$(TORCH)+cpu" 2>.venv/torch.log || \
+	    $(pip) --no-deps "torch==$(TORCH)+cpu" --index-url https://download.pytorch.org/whl/cpu || \
+	    { cat .venv/torch.log >&2; exit 1; }; \
+	fi
+	@touch $@
+
+$(core): $(torch) pyproject.toml constraints.txt
+	@echo "Installing interp"
+	@$(pip) -c constraints.txt -e .
+	@touch $@
+
+$(dev): $(torch) pyproject.toml constraints.txt
+	@echo "Installing interp and the developers' tools"
+	@$(pip) -c constraints.txt -e ".[dev]"
+	@touch $(core) $@

@@ -1,0 +1,28 @@
+"""What every test may rely on: no network for models, and the folder of real data where it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports transformers or huggingface_hub, which read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of texts, tokenizers and models that the project did not make; the test is skipped where it is absent.
+
+    INTERP_SHARED_DATA names it; without, it lies beside the repository as shared/data.
+    """
+    named = os.environ.get("INTERP_SHARED_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        where = f"INTERP_SHARED_DATA={named}" if named else str(folder)
+        pytest.skip(f"needs the shared data, and {where} is not a folder")
+    return folder

@@ -1,0 +1,184 @@
+"""The rooms hold: imports follow the arrows, and what should be light to import is.
+
+interp_kernels  <-  interp  <-  interp_app        arrows point to what is imported
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import interp
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ROOT / "kernels" / "interp_kernels"
+INTERP = ROOT / "interp"
+APP = ROOT / "app" / "interp_app"
+
+
+@dataclass(frozen=True)
+class Import:
+    where: str
+    module: str
+    when_loaded: bool
+    """Runs when the file is imported: not inside a function, not for type checkers only."""
+
+    @property
+    def top(self) -> str:
+        return self.module.split(".")[0]
+
+
+def imports(source: str, where: str) -> Iterator[Import]:
+    """Every import statement, ``from a import b`` as a.b, for b may be a module."""
+
+    def visit(node: ast.AST, when_loaded: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield Import(f"{where}:{node.lineno}", name.name, when_loaded)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{where}:{node.lineno} imports relatively"
+            for name in node.names:
+                yield Import(f"{where}:{node.lineno}", f"{node.module}.{name.name}", when_loaded)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for child in node.body:
+                yield from visit(child, False)
+            for child in node.orelse:
+                yield from visit(child, when_loaded)
+        else:
+            inner = when_loaded and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child, inner)
+
+    return visit(ast.parse(source), True)
+
+
+def imports_of(folder: Path) -> list[Import]:
+    files = sorted(folder.rglob("*.py"))
+    assert files, f"no Python file in {folder}"
+    return [found for file in files for found in imports(file.read_text("utf-8"), str(file.relative_to(ROOT)))]
+
+
+def described(found: list[Import]) -> list[str]:
+    return [f"{each.where} imports {each.module}" for each in found]
+
+
+def third_party(code: str) -> set[str]:
+    """Top-level modules, outside the standard library, that are loaded after ``code`` has run in a fresh interpreter."""
+    report = "import json, sys; print(); print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    paths = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(KERNELS.parent)!r}]"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{paths}\n{code}\n{report}"], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    loaded = set(json.loads(run.stdout.splitlines()[-1]))
+    # What every start of this interpreter loads, such as the finders of editable installs, is not ours.
+    return {name for name in loaded - sys.stdlib_module_names if not name.startswith("_")}
+
+
+def test_imports_are_told_apart():
+    source = """
+import a.b, c
+from d.e import f as g
+if TYPE_CHECKING:
+    import h
+else:
+    import i
+class K:
+    import l
+    def method(self):
+        import m
+try:
+    import n
+except ImportError:
+    n = None
+"""
+    found = {each.module: each.when_loaded for each in imports(source, "text")}
+    expected = {"a.b": True, "c": True, "d.e.f": True, "h": False, "i": True, "l": True, "m": False, "n": True}
+    assert found == expected
+
+
+def test_kernels_import_only_torch_triton_and_lazily_scipy():
+    found = imports_of(KERNELS)
+    outside = [each for each in found if each.top not in sys.stdlib_module_names | {"interp_kernels"}]
+    assert not described([each for each in outside if each.top not in ("torch", "triton", "scipy")])
+    assert not described([each for each in outside if each.top == "scipy" and each.when_loaded])
+
+
+def test_backends_do_not_import_one_another():
+    """Else a backend could fall back on another in silence, and the oracle would share the mistakes that it is to show."""
+    names = ("reference", "cpu", "triton")
+    shared_with_the_oracle = ("accumulate", "finish", "tiles")
+    for name in names:
+        files = [KERNELS / "backends" / f"{name}.py", *(KERNELS / "backends" / name).rglob("*.py")]
+        others = {other for other in names if other != name} | {"api"}
+        if name == "reference":
+            others |= set(shared_with_the_oracle)
+        found = [
+            each
+            for file in files
+            if file.exists()
+            for each in imports(file.read_text("utf-8"), str(file.relative_to(ROOT)))
+            if each.top == "interp_kernels" and others & set(each.module.split("."))
+        ]
+        assert not described(found)
+
+
+def test_interp_knows_no_screens():
+    assert not described([each for each in imports_of(INTERP) if each.top in ("interp_app", "dash", "flask")])
+
+
+def test_the_main_path_imports_no_tests_and_no_benchmarks():
+    folders = [KERNELS, INTERP, *([APP] if APP.exists() else [])]
+    found = [each for folder in folders for each in imports_of(folder)]
+    assert not described([each for each in found if each.top in ("tests", "benchmarks", "notebooks", "kernels", "app")])
+
+
+def test_importing_the_kernels_needs_torch_alone():
+    added = third_party("import torch, interp_kernels") - third_party("import torch")
+    assert added == {"interp_kernels"}
+
+
+def test_importing_interp_imports_nothing_else():
+    assert third_party("import interp") - third_party("pass") == {"interp"}
+
+
+def test_help_imports_nothing_heavy():
+    """So that ``interp --help`` answers at once."""
+    code = """
+import sys
+from interp.cli import main
+sys.argv = ["interp", "--help"]
+try:
+    main()
+except SystemExit as stopped:
+    assert not stopped.code, stopped.code
+"""
+    heavy = {"torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "plotly", "scipy", "interp_kernels"}
+    loaded = third_party(code)
+    assert "interp" in loaded
+    assert not heavy & loaded
+
+
+@pytest.mark.parametrize("name", interp.__all__)
+def test_public_names_exist_and_are_no_modules(name: str):
+    assert not isinstance(getattr(interp, name), type(interp) | type(sys))
+
+
+def test_importing_a_module_does_not_hide_the_function_of_its_name():
+    third_party("import interp.scan\nimport interp\nassert callable(interp.scan), interp.scan")
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(AttributeError, match="module 'interp' has no attribute 'scann'"):
+        _ = interp.scann  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_names_are_offered_for_completion():
+    assert dir(interp) == sorted(interp.__all__)
