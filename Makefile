@@ -11,7 +11,7 @@ TORCH  := 2.13.0
 MAKEFLAGS += --no-print-directory
 
 bin := .venv/bin
-pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
+pip := $(bin)/python -m pip install -qq --disable-pip-version-check
 
 # Stamps: a step runs again only when what it depends on is newer. Paths are relative, so the clone may lie anywhere.
 venv  := .venv/.created
@@ -23,8 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(core) ## install, scan the demo model and say where the report lies
-	@rm -rf out/demo
-	$(bin)/interp scan demo --text interp/demo/prose.txt --out out/demo
+	$(bin)/interp scan demo --text interp/demo/prose.txt --out out/demo --overwrite
 
 setup: $(dev) ## install with the developers' tools, editable
 
@@ -71,11 +70,11 @@ $(torch): $(venv)
 	@touch $@
 
 $(core): $(torch) pyproject.toml constraints.txt
-	@echo "Installing interp"
+	@echo "Installing interp and what it needs"
 	@$(pip) -c constraints.txt -e .
 	@touch $@
 
 $(dev): $(torch) pyproject.toml constraints.txt
-	@echo "Installing interp and the developers' tools"
+	@echo "Installing interp, what it needs and the developers' tools"
 	@$(pip) -c constraints.txt -e ".[dev]"
 	@touch $(core) $@

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -69,17 +70,21 @@ def described(found: list[Import]) -> list[str]:
     return [f"{each.where} imports {each.module}" for each in found]
 
 
-def third_party(code: str) -> set[str]:
-    """Top-level modules, outside the standard library, that are loaded after ``code`` has run in a fresh interpreter."""
-    report = "import json, sys; print(); print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
-    paths = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(KERNELS.parent)!r}]"
-    run = subprocess.run(
-        [sys.executable, "-c", f"{paths}\n{code}\n{report}"], capture_output=True, text=True, check=False, timeout=300
-    )
+def third_party(code: str, before: str = "") -> set[str]:
+    """Top-level modules outside the standard library that ``code`` loads in a fresh interpreter, ``before`` having run."""
+    program = f"""
+import json, sys
+sys.path[:0] = [{str(ROOT)!r}, {str(KERNELS.parent)!r}]
+def loaded():
+    return {{name.split(".")[0] for name in sys.modules}}
+{before}
+already = loaded()
+{code}
+print(json.dumps(sorted(loaded() - already)))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr
-    loaded = set(json.loads(run.stdout.splitlines()[-1]))
-    # What every start of this interpreter loads, such as the finders of editable installs, is not ours.
-    return {name for name in loaded - sys.stdlib_module_names if not name.startswith("_")}
+    return set(json.loads(run.stdout.splitlines()[-1])) - sys.stdlib_module_names
 
 
 def test_imports_are_told_apart():
@@ -141,12 +146,11 @@ def test_the_main_path_imports_no_tests_and_no_benchmarks():
 
 
 def test_importing_the_kernels_needs_torch_alone():
-    added = third_party("import torch, interp_kernels") - third_party("import torch")
-    assert added == {"interp_kernels"}
+    assert third_party("import interp_kernels", before="import torch") == {"interp_kernels"}
 
 
 def test_importing_interp_imports_nothing_else():
-    assert third_party("import interp") - third_party("pass") == {"interp"}
+    assert third_party("import interp") == {"interp"}
 
 
 def test_help_imports_nothing_heavy():
@@ -168,11 +172,13 @@ except SystemExit as stopped:
 
 @pytest.mark.parametrize("name", interp.__all__)
 def test_public_names_exist_and_are_no_modules(name: str):
-    assert not isinstance(getattr(interp, name), type(interp) | type(sys))
+    assert not isinstance(getattr(interp, name), ModuleType)
 
 
 def test_importing_a_module_does_not_hide_the_function_of_its_name():
-    third_party("import interp.scan\nimport interp\nassert callable(interp.scan), interp.scan")
+    """What ``from interp.scan import ...`` does to the package, the first time."""
+    interp.scan = ModuleType("interp.scan")  # pyright: ignore[reportAttributeAccessIssue]
+    assert not isinstance(interp.scan, ModuleType)
 
 
 def test_unknown_names_are_refused():
