@@ -30,17 +30,25 @@ STRONGEST = 3
 @app.command()
 def scan(
     model: Annotated[str, typer.Argument(help="'demo', a local model folder, or a Hugging Face name.")],
-    detectors: Annotated[str, typer.Option(help="'standard', or names separated by commas (see interp detectors).")] = "standard",
+    detectors: Annotated[
+        str, typer.Option(help="'standard', or names separated by commas (see interp detectors).")
+    ] = "standard",
     text: Annotated[Path | None, typer.Option(help="Text file to measure on; without it, random tokens.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for table, settings and report [default: interp-scans/MODEL].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for table, settings and report [default: interp-scans/MODEL].")
+    ] = None,
     window: Annotated[int | None, typer.Option(help="Cut the text into windows of so many tokens.")] = None,
     samples: Annotated[int, typer.Option(help="Random sequences to draw.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the random tokens.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, float64.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face name.")] = None,
-    beyond_context: Annotated[bool, typer.Option("--beyond-context", help="Allow inputs longer than the model's context.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a scan that the folder already holds.")] = False,
+    beyond_context: Annotated[
+        bool, typer.Option("--beyond-context", help="Allow inputs longer than the model's context.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a scan that the folder already holds.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
@@ -127,7 +135,9 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
 
 
 @app.command()
-def version(env: Annotated[bool, typer.Option("--env", help="Also versions of libraries, system, processor, GPU.")] = False) -> None:
+def version(
+    env: Annotated[bool, typer.Option("--env", help="Also versions of libraries, system, processor, GPU.")] = False,
+) -> None:
     """Print the version; with --env what a bug report should hold."""
     from interp.versions import environment, versions
 

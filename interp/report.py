@@ -109,13 +109,17 @@ def _section(scores: HeadScores, detector: str) -> str:
     if facts is not None:
         described = (
             f"<p>{escape(facts.definition)}.</p>"
-            f'<p class="small">Source: {escape(facts.source)}. Threshold {facts.threshold:g}: {escape(facts.threshold_source)}.</p>'
+            f'<p class="small">Source: {escape(facts.source)}. '
+            f"Threshold {facts.threshold:g}: {escape(facts.threshold_source)}.</p>"
         )
     given = scores.settings.get("inputs", {}).get(detector, "")
     chance = table["chance"]
     level = f"{chance.min():.3f}" if chance.max() - chance.min() < 5e-4 else f"{chance.min():.3f} to {chance.max():.3f}"
     figure = head_grid(scores, detector).to_html(
-        full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": False}, div_id=f"grid-{detector}"
+        full_html=False,
+        include_plotlyjs=False,
+        config={"displaylogo": False, "responsive": False},
+        div_id=f"grid-{detector}",
     )
     return f"""<section id="{escape(detector)}">
 <h2>{escape(detector)}</h2>
@@ -123,8 +127,8 @@ def _section(scores: HeadScores, detector: str) -> str:
 <figure>
 <div class="scroll">{figure}</div>
 <figcaption>Each cell is a head: row = layer (0 at the top), column = query head. Colour = score from 0 (dark) to 1 (bright),
-the same range in every grid. A white ring marks heads above the threshold of {table["threshold"].iloc[0]:g}. Chance level {level}.
-Hover for the numbers. Measured on {escape(given)}.</figcaption>
+the same range in every grid. A white ring marks heads above the threshold of {table["threshold"].iloc[0]:g}. Chance level
+{level}. Hover for the numbers. Measured on {escape(given)}.</figcaption>
 </figure>
 </section>"""
 

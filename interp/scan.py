@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from interp_kernels import Mask, Probe, attend
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -17,6 +16,7 @@ from interp.heads.samples import Samples, Sequences, Source
 from interp.models.hooked import HookedModel
 from interp.models.inputs import Batch, tokenise
 from interp.scores import HeadScores, Measured
+from interp_kernels import Mask, Probe, attend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,6 +93,10 @@ def _fitting(model: HookedModel, names: str | Iterable[str], text: str | None) -
         reason = None
         if detector.is_causal and not model.shape.is_causal:
             reason = f"it is defined for heads that look back only, and {model.name} sees both ways"
+        elif model.shape.context is not None and model.shape.context < detector.positions:
+            reason = (
+                f"it needs {detector.positions} positions, and the context of {model.name} is {model.shape.context}"
+            )
         elif detector.needs_text and text is None:
             reason = "it needs a text; give text= (--text)"
         elif detector.needs_text and model.tokenizer is None:
@@ -163,7 +167,9 @@ def _batches(sequences: Sequence[Tensor]) -> Iterator[Tensor]:
     while start < len(sequences):
         length = sequences[start].numel()
         stop = start + 1
-        while stop < len(sequences) and sequences[stop].numel() == length and (stop + 1 - start) * length <= BATCH_TOKENS:
+        while (
+            stop < len(sequences) and sequences[stop].numel() == length and (stop + 1 - start) * length <= BATCH_TOKENS
+        ):
             stop += 1
         yield torch.stack(list(sequences[start:stop]))
         start = stop

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from interp_kernels import OffsetMass, Probe
 from torch import Tensor
 
 from interp.heads.detector import Detector
 from interp.heads.samples import Windows
+from interp_kernels import OffsetMass, Probe
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from interp_kernels import Probe
 from torch import Tensor
 
 from interp.heads.samples import Samples
+from interp_kernels import Probe
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Detector(ABC):
     threshold_source  where the threshold comes from
     needs_text        there is no score without a text
     is_causal         defined for heads that look back only
+    positions         the shortest context that it can be measured in
     """
 
     name: str
@@ -34,8 +35,9 @@ class Detector(ABC):
     threshold_source: str
     needs_text: bool = False
     is_causal: bool = True
+    positions: int = 2
 
-    def check(self, ids: list[Tensor]) -> None:
+    def check(self, ids: list[Tensor]) -> None:  # noqa: B027 - most detectors have nothing to refuse
         """Refuse sequences on which the score is not defined, before anything is run.
 
         Raises:

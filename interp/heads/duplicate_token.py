@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from interp_kernels import LabelMatch, Probe
 from torch import Tensor
 
 from interp.heads.detector import Detector
 from interp.heads.samples import RepeatedRandom
 from interp.heads.tokens import has_earlier_copy
+from interp_kernels import LabelMatch, Probe
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class DuplicateToken(Detector):
     source: str = "TransformerLens head_detector; Wang et al., arXiv 2211.00593"
     threshold: float = 0.4
     threshold_source: str = "as ARENA's exercises for the other attention scores"
+    positions: int = 5
 
     def samples(self) -> RepeatedRandom:
         return RepeatedRandom()

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from interp_kernels import KeyMass, Probe
 from torch import Tensor
 
 from interp.heads.detector import Detector
 from interp.heads.samples import Windows
+from interp_kernels import KeyMass, Probe
+
+LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,17 @@ class FirstTokenSink(Detector):
     """
 
     name: str = "first_token_sink"
-    definition: str = "mean over windows of 64 positions of alpha_0 = mean over i of A[i, 0]: the attention on the first position"
+    definition: str = (
+        "mean over windows of 64 positions of alpha_0 = mean over i of A[i, 0]: the attention on the first position"
+    )
     source: str = "Gu et al., arXiv 2410.10781"
     threshold: float = 0.3
     threshold_source: str = "epsilon of Gu et al."
     is_causal: bool = False
+    positions: int = LENGTH
 
     def samples(self) -> Windows:
-        return Windows(length=64)
+        return Windows(length=LENGTH)
 
     def probes(self, ids: Tensor, prefix: int) -> list[Probe]:
         first = torch.zeros(ids.shape[-1], 1, device=ids.device)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from interp_kernels import LabelMatch, OffsetMass, Probe
 from torch import Tensor
 
 from interp.errors import InputError
 from interp.heads.detector import Detector
 from interp.heads.samples import RepeatedRandom, Windows
 from interp.heads.tokens import has_earlier_copy, previous_ids
+from interp_kernels import LabelMatch, OffsetMass, Probe
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,13 @@ class Induction(Detector):
     """
 
     name: str = "induction"
-    definition: str = "on N random tokens, twice: mean over the second copy of A[i, i-(N-1)], the token after the earlier copy"
+    definition: str = (
+        "on N random tokens, twice: mean over the second copy of A[i, i-(N-1)], the token after the earlier copy"
+    )
     source: str = "Olsson et al., arXiv 2209.11895; TransformerLens demo notebook"
     threshold: float = 0.4
     threshold_source: str = "ARENA exercises"
+    positions: int = 5
 
     def samples(self) -> RepeatedRandom:
         return RepeatedRandom()

@@ -116,5 +116,7 @@ class Windows:
         generator = torch.Generator().manual_seed(source.seed)
         drawn = source.ordinary[torch.randint(source.ordinary.numel(), (source.count, size), generator=generator)]
         bos = torch.tensor(source.bos, dtype=torch.int64).expand(source.count, -1)
-        described = f"{source.count} windows of {length} positions of random tokens (seed {source.seed}), for want of a text"
+        described = (
+            f"{source.count} windows of {length} positions of random tokens (seed {source.seed}), for want of a text"
+        )
         return Sequences(list(torch.cat([bos, drawn], dim=1)), len(source.bos), described)

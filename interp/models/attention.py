@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from interp_kernels import Attended, Mask, Probe, attend
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from interp.errors import InputError, RunError
 from interp.models.visibility import attention_visibility
+from interp_kernels import Attended, Mask, Probe, attend
 
 IMPLEMENTATION = "interp"
 """Name of our attention function in transformers' registry."""
@@ -64,7 +64,9 @@ def attention_forward(
         )
     layer = getattr(module, "layer_idx", None)
     if layer is None:
-        raise InputError(f"{type(module).__name__} does not say which layer it is (no layer_idx); it cannot be captured")
+        raise InputError(
+            f"{type(module).__name__} does not say which layer it is (no layer_idx); it cannot be captured"
+        )
     if dropout:
         raise InputError(f"layer {layer}: attention dropout {dropout} is on; call model.eval() first")
     for name, x in (("queries", query), ("keys", key), ("values", value)):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from interp_kernels import Mask
 from torch import Tensor
 
 from interp.errors import InputError
 from interp.naming import nearest
+from interp_kernels import Mask
 
 
 @dataclass(frozen=True, eq=False, repr=False)

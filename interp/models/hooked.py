@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import interp_kernels
 import torch
-from interp_kernels import AttentionMap, Probe
 from torch import Tensor
 
+import interp_kernels
 from interp.errors import InputError, RunError
 from interp.models.attention import Recording, hooked
 from interp.models.capture import Capture
@@ -18,11 +17,13 @@ from interp.models.inputs import Batch, Inputs, to_batch
 from interp.models.shape import ModelShape, model_shape
 from interp.naming import nearest
 from interp.versions import versions
+from interp_kernels import AttentionMap, Probe
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from interp_kernels.api import Attended
     from interp_kernels.mask import Mask
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PLAIN_PROBES: dict[str, type[Probe]] = {
     "entropy": interp_kernels.Entropy,
@@ -89,7 +90,9 @@ class HookedModel:
         if not s.has_relative_positions:
             raise InputError(f"{longer}, and its learned positions end there; cut the input into windows")
         if not beyond_context:
-            raise InputError(f"{longer}; cut the input into windows, or allow it with beyond_context=True (--beyond-context)")
+            raise InputError(
+                f"{longer}; cut the input into windows, or allow it with beyond_context=True (--beyond-context)"
+            )
 
     def capture(
         self,

@@ -46,7 +46,9 @@ def to_batch(
         low, high = int(row.min()), int(row.max())
         if low < 0 or high >= vocabulary:
             bad = low if low < 0 else high
-            raise InputError(f"{where} holds token id {bad}, outside of the model's vocabulary of {vocabulary} (0 to {vocabulary - 1})")
+            raise InputError(
+                f"{where} holds token id {bad}, outside of the model's vocabulary of {vocabulary} (0 to {vocabulary - 1})"
+            )
     longest = max(row.numel() for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.int64)
     keep = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -78,7 +80,9 @@ def _rows(inputs: Inputs, tokenizer: PreTrainedTokenizerBase | None) -> list[Ten
         return [torch.tensor(tokenise(inputs, tokenizer))]
     if isinstance(inputs, Tensor):
         if inputs.ndim not in (1, 2) or inputs.is_floating_point() or inputs.dtype == torch.bool:
-            raise InputError(f"token ids: expected integers of shape [T] or [B, T], got {inputs.dtype} {list(inputs.shape)}")
+            raise InputError(
+                f"token ids: expected integers of shape [T] or [B, T], got {inputs.dtype} {list(inputs.shape)}"
+            )
         return list(inputs.reshape(-1, inputs.shape[-1]).long().cpu())
     if not isinstance(inputs, Sequence) or len(inputs) == 0:
         raise InputError(f"inputs: expected a text, texts, or token ids, got {inputs!r:.80}")

@@ -46,11 +46,15 @@ def load(
     """
     if isinstance(source, PreTrainedModel):
         if (device, dtype, revision) != ("auto", "auto", None):
-            raise InputError("device, dtype and revision are for models that interp loads; move the model object yourself")
+            raise InputError(
+                "device, dtype and revision are for models that interp loads; move the model object yourself"
+            )
         _check_dispatches(type(source))
         return HookedModel(source, tokenizer, source.config.name_or_path or type(source).__name__)
     if not isinstance(source, str | Path):
-        raise InputError(f"source: expected 'demo', a folder, a hub name or a transformers model, got {type(source).__name__}")
+        raise InputError(
+            f"source: expected 'demo', a folder, a hub name or a transformers model, got {type(source).__name__}"
+        )
     where, chosen_dtype = _device(device), _dtype(dtype)
     folder = DEMO_FOLDER if str(source) == DEMO else Path(source)
     location = str(folder) if folder.is_dir() else str(source)

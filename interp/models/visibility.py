@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from interp_kernels import Mask
 from torch import Tensor
+
+from interp_kernels import Mask
 
 
 def attention_visibility(
