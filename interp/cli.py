@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 
+from interp.demo.commands import add_demo_commands
 from interp.errors import InputError, InterpError
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ def version(
     facts = environment() if env else {"interp": versions().get("interp", "unknown")}
     for key, value in facts.items():
         typer.echo(f"{key}: {value}")
+
+
+add_demo_commands(app)
 
 
 def _read_text(path: Path) -> str:
