@@ -36,7 +36,7 @@ def scan(
     ] = "standard",
     text: Annotated[Path | None, typer.Option(help="Text file to measure on; without it, random tokens.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for table, settings and report [default: interp-scans/MODEL].")
+        Path | None, typer.Option(help="Folder for table, settings and report (default: interp-scans/MODEL).")
     ] = None,
     window: Annotated[int | None, typer.Option(help="Cut the text into windows of so many tokens.")] = None,
     samples: Annotated[int, typer.Option(help="Random sequences to draw.")] = 8,

@@ -28,9 +28,9 @@ def train(
     settings: Annotated[
         Path | None, typer.Option(help="JSON file of settings; those not named keep their defaults.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimisation steps [default: those of the settings].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps (default: those of the settings).")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of weights and windows [default: that of the settings].")
+        int | None, typer.Option(help="Seed of weights and windows (default: that of the settings).")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -60,7 +60,7 @@ def train(
 
 def evaluate(
     text: Annotated[Path, typer.Option(help="The folder of .txt files that the model was trained with.")],
-    model: Annotated[Path, typer.Argument(help="Folder that train-demo wrote [default: the demo model].")] = COMMITTED,
+    model: Annotated[Path, typer.Argument(help="Folder that train-demo wrote (default: the demo model).")] = COMMITTED,
     parts: Annotated[
         str | None, typer.Option(help="Parts separated by commas: prose, heads, copies, needles, sample.")
     ] = None,
