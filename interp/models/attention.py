@@ -70,11 +70,7 @@ def attention_forward(
     if dropout:
         raise InputError(f"layer {layer}: attention dropout {dropout} is on; call model.eval() first")
     for name, x in (("queries", query), ("keys", key), ("values", value)):
-        if bool(torch.isnan(x).any()):
-            raise RunError(
-                f"layer {layer}: NaN in the {name} that enter its attention; the model's activations broke down in or "
-                f"before this layer (check its weights, and whether {query.dtype} is wide enough)"
-            )
+        _check_finite(x, f"layer {layer}", f"{name} that enter its attention", recording)
     mask = _mask_of(module, layer, query, key, attention_mask, is_causal)
     attended = attend(
         query,
@@ -87,9 +83,21 @@ def attention_forward(
         bias=position_bias,
         probes=recording.probes_of(layer),
     )
+    _check_finite(attended.output, f"layer {layer}", "output of its attention", recording)
     recording.layers_seen.append(layer)
     recording.record(layer, attended, mask)
     return attended.output.transpose(1, 2).contiguous(), None
+
+
+def _check_finite(x: Tensor, where: str, what: str, recording: Recording) -> None:
+    if bool(torch.isfinite(x).all()):
+        return
+    kind = "NaN" if bool(torch.isnan(x).any()) else "infinity"
+    since = f", while that of layer {recording.layers_seen[-1]} was still finite" if recording.layers_seen else ""
+    raise RunError(
+        f"{where}: {kind} in the {what}{since}; the model's activations broke down "
+        f"(check the weights in between, and whether {x.dtype} is wide enough)"
+    )
 
 
 def _mask_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -191,29 +192,49 @@ class HookedModel:
 
     def _layers(self, layers: Iterable[int] | None) -> set[int]:
         count = self.shape.layers
-        wanted = set(range(count)) if layers is None else set(layers)
-        bad = sorted(layer for layer in wanted if not isinstance(layer, int) or not 0 <= layer < count)
-        if bad:
-            raise InputError(f"layer {bad[0]} does not exist: {self.name} has layers 0 to {count - 1}")
-        return wanted
+        if layers is None:
+            return set(range(count))
+        if not isinstance(layers, Iterable) or isinstance(layers, str):
+            raise InputError(f"layers: expected layer numbers such as [0, 1], got {layers!r}")
+        wanted = list(layers)
+        for layer in wanted:
+            if not isinstance(layer, Integral) or not 0 <= layer < count:
+                raise InputError(f"layer {layer!r} does not exist: {self.name} has layers 0 to {count - 1}")
+        return {int(layer) for layer in wanted}
 
     def _run(self, batch: Batch, recording: Recording, *, logits: bool) -> Tensor | None:
+        if self.model.training:
+            raise InputError(
+                f"{self.name} is in training mode, where dropout changes the attention; call model.eval() first"
+            )
         model = self.model if logits else self.model.base_model
         arguments = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
         with torch.no_grad(), hooked(self.model, recording):
             output = model(input_ids=batch.ids, attention_mask=batch.keep.long(), **arguments)
         # Every layer of the model must have reported, or a statistic would be missing in silence.
-        missing = sorted(set(range(self.shape.layers)) - set(recording.layers_seen))
+        seen = recording.layers_seen
+        twice = next((layer for layer in seen if seen.count(layer) > 1), None)
+        if twice is not None:
+            raise RunError(
+                f"layer {twice} of {type(self.model).__name__} ran its attention twice in one forward run; "
+                "this architecture is not supported for capture yet"
+            )
+        missing = sorted(set(range(self.shape.layers)) - set(seen))
         if missing:
             raise RunError(
                 f"layers {missing} of {type(self.model).__name__} did not pass through the hooked attention; "
                 "this architecture is not supported for capture yet"
             )
-        if not logits:
-            return None
-        if getattr(output, "logits", None) is None:
+        if logits and getattr(output, "logits", None) is None:
             raise InputError(f"{type(self.model).__name__} gives no logits; load it with its language-model head")
-        return output.logits
+        last = output.logits if logits else output[0]
+        if not bool(torch.isfinite(last).all()):
+            raise RunError(
+                f"NaN or infinity in the {'logits' if logits else 'last hidden state'}, after the attention of layer "
+                f"{seen[-1]} was still finite; check the weights of that layer and after it, and whether {self.dtype} is "
+                "wide enough"
+            )
+        return last if logits else None
 
 
 def _probes(probes: Sequence[Probe | str]) -> list[Probe]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from interp.errors import InputError
@@ -49,7 +50,7 @@ def load(
             raise InputError(
                 "device, dtype and revision are for models that interp loads; move the model object yourself"
             )
-        _check_dispatches(type(source))
+        _check_supported(source.config, type(source))
         return HookedModel(source, tokenizer, source.config.name_or_path or type(source).__name__)
     if not isinstance(source, str | Path):
         raise InputError(
@@ -79,9 +80,10 @@ def check_config(config: PreTrainedConfig) -> None:
     """Refuse a configuration whose architecture cannot be hooked, before its weights are read.
 
     Raises:
-        InputError: transformers has no class for it, or its attention does not go through AttentionInterface.
+        InputError: transformers has no class for it, its attention does not go through AttentionInterface, or it is an
+            encoder-decoder.
     """
-    _check_dispatches(_concrete_class(config, _model_class(config)))
+    _check_supported(config, _concrete_class(config, _model_class(config)))
 
 
 def _device(device: str) -> torch.device:
@@ -116,8 +118,9 @@ def _check_folder(folder: Path) -> None:
 
 def _config(location: str, revision: str | None) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(location, revision=revision)
-    except (OSError, ValueError) as error:
+        # Without trust_remote_code=False a folder with code of its own makes transformers ask a question and wait.
+        return AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         if Path(location).is_dir():
             raise InputError(f"{location}/config.json cannot be used: {str(error).splitlines()[0]}") from error
         from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
@@ -147,7 +150,11 @@ def _concrete_class(config: PreTrainedConfig, auto: Any) -> type[PreTrainedModel
     return found[0] if isinstance(found, tuple | list) else found
 
 
-def _check_dispatches(model_class: type[PreTrainedModel]) -> None:
+def _check_supported(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{model_class.__name__} is an encoder-decoder, which interp cannot hook yet; choose a decoder or an encoder"
+        )
     # The library's own test, made on the class, so that it comes before the weights are read.
     if not model_class._can_set_attn_implementation():
         raise InputError(
@@ -159,15 +166,25 @@ def _check_dispatches(model_class: type[PreTrainedModel]) -> None:
 
 def _weights(auto: Any, location: str, revision: str | None, dtype: torch.dtype | str) -> PreTrainedModel:
     try:
-        return auto.from_pretrained(location, revision=revision, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+        model, report = auto.from_pretrained(
+            location, revision=revision, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"the weights of {location} cannot be loaded: {str(error).splitlines()[0]}") from error
+    # The library fills in what is missing with random numbers. A pooler stands after all attention.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise InputError(
+            f"the weights of {location} are not whole: {len(missing)} tensors are missing, among them {missing[0]}; "
+            "they would be random numbers"
+        )
+    return model
 
 
 def _tokenizer(location: str, revision: str | None, local: bool) -> PreTrainedTokenizerBase | None:
     if local and not any((Path(location) / name).is_file() for name in TOKENIZER_FILES):
         return None
     try:
-        return AutoTokenizer.from_pretrained(location, revision=revision)
+        return AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"the tokenizer of {location} cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -39,5 +39,5 @@ def model_shape(model: PreTrainedModel) -> ModelShape:
         vocabulary=model.get_input_embeddings().num_embeddings,  # pyright: ignore[reportAttributeAccessIssue]
         context=getattr(config, "max_position_embeddings", None),
         has_relative_positions=bool(getattr(config, "rope_parameters", None)),
-        is_causal=bool(attention) and all(bool(m.is_causal) for m in attention),
+        is_causal=bool(getattr(config, "is_causal", True) and attention and all(m.is_causal for m in attention)),
     )

@@ -1,0 +1,75 @@
+"""Models that the tests of interp share; none is changed by a test that leaves it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tests.interp.tiny import ARCHITECTURES, BERT
+from tests.interp.words import words_tokenizer
+
+Build = Callable[[str], PreTrainedModel]
+
+
+@pytest.fixture(scope="session")
+def own_model() -> Build:
+    """The tiny model of an architecture with its own fused attention, float32."""
+    made: dict[str, PreTrainedModel] = {}
+
+    def build(name: str) -> PreTrainedModel:
+        if name not in made:
+            made[name] = (BERT if name == "bert" else ARCHITECTURES[name]).build()
+        return made[name]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def eager_model() -> Build:
+    """The same weights with eager attention, in float64."""
+    made: dict[str, PreTrainedModel] = {}
+
+    def build(name: str) -> PreTrainedModel:
+        if name not in made:
+            made[name] = (BERT if name == "bert" else ARCHITECTURES[name]).build(kernel="eager").double()
+        return made[name]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return words_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def model_folder(
+    tmp_path_factory: pytest.TempPathFactory, own_model: Build, tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """A Llama with its tokenizer, as saved by transformers."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    own_model("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bare_folder(tmp_path_factory: pytest.TempPathFactory, own_model: Build) -> Path:
+    """The same without a tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "bare-llama"
+    own_model("llama").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(
+    tmp_path_factory: pytest.TempPathFactory, own_model: Build, tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """An encoder, whose heads see both ways."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    own_model("bert").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
