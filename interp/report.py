@@ -7,6 +7,7 @@ import math
 from html import escape
 from importlib import resources
 
+import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from interp.heads.registry import detectors as registered
@@ -14,7 +15,7 @@ from interp.naming import head_name
 from interp.plots.heads import head_grid
 from interp.scores import HeadScores
 
-STRONGEST = 5
+STRONGEST = 4
 
 
 def report_html(scores: HeadScores) -> str:
@@ -79,11 +80,11 @@ def _summary(scores: HeadScores) -> str:
         above = int(table["is_above"].sum())
         rows.append(
             f'<tr><th scope="row"><a href="#{escape(detector)}">{escape(detector)}</a></th>'
-            f"<td>{above} of {len(table)} above {table['threshold'].iloc[0]:g}</td>{cells}</tr>"
+            f"<td>{above} of {len(table)} above {table['threshold'].iloc[0]:g}</td><td>{_level(table['chance'])}</td>{cells}</tr>"
         )
     head = "".join(f"<th>{_ordinal(n)}</th>" for n in range(1, STRONGEST + 1))
     return (
-        '<div class="scroll"><table><thead><tr><th>detector</th><th>heads</th>'
+        '<div class="scroll"><table><thead><tr><th>detector</th><th>heads</th><th>chance</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -91,7 +92,13 @@ def _summary(scores: HeadScores) -> str:
 def _head_cell(row: dict) -> str:
     name = head_name(row["layer"], row["head"])
     name = f"<b>{name}</b>" if row["is_above"] else name
-    return f'<td>{name} {row["score"]:.3f}<span class="small"> {_error(row["stderr"])}<br>chance {row["chance"]:.3f}</span></td>'
+    return f'<td>{name} {row["score"]:.3f}<span class="small"> {_error(row["stderr"])}</span></td>'
+
+
+def _level(chance: pd.Series) -> str:
+    """Chance, or its range where layers see different keys."""
+    low, high = chance.min(), chance.max()
+    return f"{low:.3f}" if high - low < 5e-4 else f"{low:.3f} to {high:.3f}"
 
 
 def _error(value: float) -> str:
@@ -113,12 +120,11 @@ def _section(scores: HeadScores, detector: str) -> str:
             f"Threshold {facts.threshold:g}: {escape(facts.threshold_source)}.</p>"
         )
     given = scores.settings.get("inputs", {}).get(detector, "")
-    chance = table["chance"]
-    level = f"{chance.min():.3f}" if chance.max() - chance.min() < 5e-4 else f"{chance.min():.3f} to {chance.max():.3f}"
+    level = _level(table["chance"])
     figure = head_grid(scores, detector).to_html(
         full_html=False,
         include_plotlyjs=False,
-        config={"displaylogo": False, "responsive": False},
+        config={"displaylogo": False, "modeBarButtons": [["toImage"]]},
         div_id=f"grid-{detector}",
     )
     return f"""<section id="{escape(detector)}">
@@ -127,7 +133,7 @@ def _section(scores: HeadScores, detector: str) -> str:
 <figure>
 <div class="scroll">{figure}</div>
 <figcaption>Each cell is a head: row = layer (0 at the top), column = query head. Colour = score from 0 (dark) to 1 (bright),
-the same range in every grid. A white ring marks heads above the threshold of {table["threshold"].iloc[0]:g}. Chance level
+the same range in every grid. A frame marks heads above the threshold of {table["threshold"].iloc[0]:g}. Chance level
 {level}. Hover for the numbers. Measured on {escape(given)}.</figcaption>
 </figure>
 </section>"""

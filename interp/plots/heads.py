@@ -12,21 +12,23 @@ from interp.naming import head_name
 if TYPE_CHECKING:
     from interp.scores import HeadScores
 
-CELL, MARGIN = 34, {"l": 56, "r": 92, "t": 14, "b": 48}
+LARGEST_CELL, NUMBERED_CELL = 52, 40
+MARGIN = {"l": 56, "r": 100, "t": 30, "b": 48}
 MOST_PIXELS = 900
 
 
 def head_grid(scores: HeadScores, detector: str) -> go.Figure:
     """Scores of one detector as a grid: a row a layer (0 at the top), a column a query head.
 
-    Marks: colour is the score on a fixed range from 0 to 1, so that grids can be compared; a ring marks heads above the
-    detector's threshold; grey is a score that is not defined. Hovering gives score, standard error, chance level and the
-    share of samples above the threshold.
+    Marks: colour is the score on a fixed range from 0 to 1, so that grids can be compared; a frame marks heads above
+    the detector's threshold; grey is a score that is not defined. Small grids show the score in each cell. Hovering gives
+    score, standard error, chance level and the share of samples above the threshold.
     """
     grid = scores.grid(detector)
     layers, heads = grid.shape
     columns = [scores.grid(detector, name) for name in ("stderr", "chance", "threshold", "share_above", "samples")]
     names = np.array([[head_name(layer, head) for head in range(heads)] for layer in range(layers)])
+    cell = max(6, min(LARGEST_CELL, MOST_PIXELS // max(layers, heads)))
     figure = go.Figure(
         go.Heatmap(
             z=grid,
@@ -40,22 +42,26 @@ def head_grid(scores: HeadScores, detector: str) -> go.Figure:
                 "<br>threshold %{customdata[3]}<br>%{customdata[4]:.0%} of %{customdata[5]} samples above<extra></extra>"
             ),
             hoverongaps=False,
+            texttemplate="%{z:.2f}" if cell >= NUMBERED_CELL else None,
+            textfont={"size": 12},
             xgap=1,
             ygap=1,
         )
     )
     above = scores.grid(detector, "is_above").astype(bool)
     layer, head = np.nonzero(above)
-    ring = {"symbol": "circle-open", "size": 11, "color": "#ffffff", "line": {"width": 2}}
-    figure.add_scatter(x=head, y=layer, mode="markers", marker=ring, hoverinfo="skip", showlegend=False)
-    cell = max(6, min(CELL, MOST_PIXELS // max(layers, heads)))
-    axis = {"dtick": max(1, 24 // cell), "showgrid": False, "zeroline": False, "constrain": "domain"}
+    # White would vanish on the bright end of the scale.
+    colours = np.where(grid[layer, head] < 0.7, "#ffffff", "#111111")
+    frame = {"symbol": "square-open", "size": max(4, cell - 7), "color": colours, "line": {"width": 2}}
+    figure.add_scatter(x=head, y=layer, mode="markers", marker=frame, hoverinfo="skip", showlegend=False)
+    axis = {"dtick": max(1, 24 // cell), "showgrid": False, "zeroline": False}
     figure.update_layout(
-        xaxis={"title": "head", **axis},
-        yaxis={"title": "layer", "autorange": "reversed", **axis},
-        width=max(260, heads * cell) + MARGIN["l"] + MARGIN["r"],
+        xaxis={"title": "head", "range": [-0.5, heads - 0.5], **axis},
+        yaxis={"title": "layer", "range": [layers - 0.5, -0.5], **axis},
+        width=max(220, heads * cell) + MARGIN["l"] + MARGIN["r"],
         height=max(120, layers * cell) + MARGIN["t"] + MARGIN["b"],
         margin=MARGIN,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#8a929e", "activecolor": "#1c2330"},
         plot_bgcolor="#c9c9c9",
         paper_bgcolor="rgba(0,0,0,0)",
     )
