@@ -166,7 +166,8 @@ def run_all(lengths: list[int], roads: list[str], repeats: int, threads: int) ->
         for _ in range(repeats):
             for road in roads:
                 command = [sys.executable, __file__, "--one", road, str(tokens), "--threads", str(threads)]
-                done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+                environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+                done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
                 if done.returncode:
                     raise SystemExit(f"{road} at {tokens} tokens failed:\n{done.stderr[-3000:]}")
                 runs[road].append(json.loads(done.stdout.strip().splitlines()[-1]))
