@@ -83,7 +83,7 @@ def _rows(inputs: Inputs, tokenizer: PreTrainedTokenizerBase | None) -> list[Ten
             raise InputError(
                 f"token ids: expected integers of shape [T] or [B, T], got {inputs.dtype} {list(inputs.shape)}"
             )
-        return list(inputs.reshape(-1, inputs.shape[-1]).long().cpu())
+        return list(inputs.long().cpu()) if inputs.ndim == 2 and len(inputs) else [inputs.long().cpu().flatten()]
     if not isinstance(inputs, Sequence) or len(inputs) == 0:
         raise InputError(f"inputs: expected a text, texts, or token ids, got {inputs!r:.80}")
     if all(isinstance(item, str) for item in inputs):

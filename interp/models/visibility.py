@@ -70,7 +70,7 @@ def _recognised(function: Callable[..., Tensor], kv_offset: int, beside_causal: 
             return Mask(window=closure["sliding_window"])
         case "and_masks":
             parts = closure["mask_functions"]
-            causal = any(part.__qualname__ == "causal_mask_function" for part in parts)
+            causal = any(getattr(part, "__qualname__", "") == "causal_mask_function" for part in parts)
             combined = Mask.full()
             for part in parts:
                 mask = _recognised(part, kv_offset, beside_causal=causal)
