@@ -11,7 +11,8 @@ TORCH  := 2.13.0
 MAKEFLAGS += --no-print-directory
 
 bin := .venv/bin
-pip := $(bin)/python -m pip install -qq --disable-pip-version-check
+# Without compiling: Python compiles the few modules that it imports, pip would compile all of them, for half the time of the set-up.
+pip := $(bin)/python -m pip install -qq --no-compile --disable-pip-version-check
 
 # Stamps: a step runs again only when what it depends on is newer. Paths are relative, so the clone may lie anywhere.
 venv  := .venv/.created
@@ -65,7 +66,9 @@ $(torch): $(venv)
 	    echo "Installing torch $(TORCH) for CPU (no NVIDIA GPU found)"; \
 	    $(pip) --no-deps "torch==$(TORCH)+cpu" 2>.venv/torch.log || \
 	    $(pip) --no-deps "torch==$(TORCH)+cpu" --index-url https://download.pytorch.org/whl/cpu || \
-	    { cat .venv/torch.log >&2; exit 1; }; \
+	    { cat .venv/torch.log >&2; \
+	      echo "No CPU build of torch $(TORCH) for this Python and machine, neither where pip is configured to look" >&2; \
+	      echo "nor on download.pytorch.org." >&2; exit 1; }; \
 	fi
 	@touch $@
 
