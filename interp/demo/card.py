@@ -201,7 +201,7 @@ def _sample(evaluation: Evaluation) -> str:
 
 
 def _section(title: str, part: str, body: str) -> str:
-    return f"## {title}\n\n`interp eval-demo DIR --text FOLDER --part {part}`\n\n{body}"
+    return f"## {title}\n\n`interp eval-demo DIR --text FOLDER --parts {part}`\n\n{body}"
 
 
 def _curve(curve: Sequence[Row]) -> str:

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 from interp.demo.corpus import Corpus
 from interp.demo.files import write_atomically
 from interp.demo.scores import head_scores, repeated_tokens, token_losses
+from interp.demo.tokenizer import BOS_ID
 
 SPAN = 50
 PROSE_LENGTH = 128
@@ -31,11 +32,11 @@ class Probe:
     prose: Tensor
 
     @classmethod
-    def make(cls, corpus: Corpus, vocabulary: int, bos: int) -> Probe:
+    def make(cls, corpus: Corpus, vocabulary: int) -> Probe:
         """Inputs from the held-out `corpus`."""
         generator = np.random.default_rng(SEED)
-        pieces = [np.append([bos], corpus.piece(generator, PROSE_LENGTH - 1)) for _ in range(ROWS)]
-        return cls(repeated_tokens(SEED, ROWS, SPAN, vocabulary, bos), torch.from_numpy(np.stack(pieces)))
+        pieces = [np.append([BOS_ID], corpus.piece(generator, PROSE_LENGTH - 1)) for _ in range(ROWS)]
+        return cls(repeated_tokens(SEED, ROWS, SPAN, vocabulary), torch.from_numpy(np.stack(pieces)))
 
 
 Row = dict[str, float]

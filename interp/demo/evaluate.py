@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from interp.demo.corpus import Book, Corpus, common_words, read_books
 from interp.demo.scores import head_scores, repeated_tokens, token_losses
-from interp.demo.tokenizer import load_tokenizer
+from interp.demo.tokenizer import BOS_ID, load_tokenizer
 from interp.demo.windows import WindowMaker
 from interp.errors import InputError
 
@@ -178,7 +178,6 @@ class _Bench:
         self.tokenizer = tokenizer
         self.corpus = Corpus(held_out, tokenizer)
         self.context = int(model.config.max_position_embeddings)
-        self.bos = int(model.config.bos_token_id)
         self.vocabulary = int(model.config.vocab_size)
         words = common_words(training)
         self.maker = WindowMaker(self.corpus, tokenizer, words, random_weight=0.0, answer_weight=1.0)
@@ -196,7 +195,7 @@ class _Bench:
             sums = np.zeros(3)
             for index in tqdm(chosen, desc=f"prose {name}", disable=not self.progress):
                 piece = document[index * length : (index + 1) * length].astype(np.int64)
-                tokens = torch.from_numpy(np.append([self.bos], piece))[None]
+                tokens = torch.from_numpy(np.append([BOS_ID], piece))[None]
                 losses = token_losses(self.model, tokens)
                 sums += (losses.sum().item(), piece.size, sizes[piece].sum())
             rows.append(_prose(name, sums))
@@ -206,7 +205,7 @@ class _Bench:
     def heads(self, seeds: int = 5, samples: int = 8) -> list[Head]:
         """Scores of every head."""
         generator = np.random.default_rng(30_000)
-        pieces = [np.append([self.bos], self.corpus.piece(generator, 127)) for _ in range(64)]
+        pieces = [np.append([BOS_ID], self.corpus.piece(generator, 127)) for _ in range(64)]
         text = torch.from_numpy(np.stack(pieces))
         previous = head_scores(self.model, text, offset=1, start=1).mean(0)
         first = head_scores(self.model, text[:, :SINK_LENGTH], offset=None, start=0)
@@ -299,7 +298,7 @@ class _Bench:
         return str(self.tokenizer.decode(tokens[0, 1:]))
 
     def _repeated(self, seed: int, count: int, span: int) -> torch.Tensor:
-        return repeated_tokens(seed, count, span, self.vocabulary, self.bos)
+        return repeated_tokens(seed, count, span, self.vocabulary)
 
 
 def _prose(name: str, sums: np.ndarray) -> Prose:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from interp.demo.tokenizer import SPECIAL_TOKENS
+from interp.demo.tokenizer import BOS_ID, SPECIAL_TOKENS
 
 
 def head_scores(model: LlamaForCausalLM, tokens: Tensor, *, offset: int | None, start: int) -> Tensor:
@@ -26,7 +26,7 @@ def head_scores(model: LlamaForCausalLM, tokens: Tensor, *, offset: int | None, 
         with torch.no_grad():
             maps = model(input_ids=tokens, output_attentions=True, use_cache=False).attentions
     finally:
-        model.set_attn_implementation(implementation)
+        model.set_attn_implementation(implementation or "sdpa")
     per_layer = []
     for attention in maps:
         mass = attention[..., 0] if offset is None else attention.diagonal(-offset, -2, -1)
@@ -35,13 +35,13 @@ def head_scores(model: LlamaForCausalLM, tokens: Tensor, *, offset: int | None, 
     return torch.stack(per_layer, 1)
 
 
-def repeated_tokens(seed: int, count: int, span: int, vocabulary: int, bos: int) -> Tensor:
+def repeated_tokens(seed: int, count: int, span: int, vocabulary: int) -> Tensor:
     """BOS, then `span` random non-special tokens drawn without replacement, twice. int64 [count, 1 + 2 span]."""
     generator = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
         drawn = generator.choice(vocabulary - len(SPECIAL_TOKENS), size=span, replace=False) + len(SPECIAL_TOKENS)
-        rows.append(np.concatenate([[bos], drawn, drawn]))
+        rows.append(np.concatenate([[BOS_ID], drawn, drawn]))
     return torch.from_numpy(np.stack(rows))
 
 

@@ -20,6 +20,8 @@ BOS = "<s>"
 PAD = "<pad>"
 SPECIAL_TOKENS = (BOS, PAD)
 """Special tokens; their ids are their places here."""
+BOS_ID = SPECIAL_TOKENS.index(BOS)
+PAD_ID = SPECIAL_TOKENS.index(PAD)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
@@ -39,9 +41,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> PreT
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    bos_id = SPECIAL_TOKENS.index(BOS)
     bpe.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos_id)]
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, BOS_ID)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,

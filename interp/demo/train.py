@@ -26,7 +26,7 @@ from interp.demo.machine import machine
 from interp.demo.needles import WORDS
 from interp.demo.optimizer import MuonAdam
 from interp.demo.settings import TrainSettings
-from interp.demo.tokenizer import load_tokenizer, train_tokenizer
+from interp.demo.tokenizer import BOS_ID, PAD_ID, load_tokenizer, train_tokenizer
 from interp.demo.windows import Window, WindowMaker
 from interp.errors import InputError, RunError
 
@@ -122,8 +122,8 @@ class _Run:
         self.maker.corpus.piece(generator, max(phase.context for phase in settings.phases))
         unseen = Corpus(held_out, tokenizer)
         unseen.piece(generator, PROSE_LENGTH)
-        self.probe = Probe.make(unseen, len(tokenizer), int(tokenizer.convert_tokens_to_ids(str(tokenizer.bos_token))))
-        self.model = new_model(settings, tokenizer)
+        self.probe = Probe.make(unseen, len(tokenizer))
+        self.model = new_model(settings, len(tokenizer))
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = MuonAdam(self.parameters, weight_decay=settings.weight_decay)
         self.rows: list[Row] = []
@@ -206,10 +206,10 @@ def weighted_loss(model: LlamaForCausalLM, windows: Sequence[Window]) -> torch.T
     return (losses * weights.flatten()).sum() / weights.sum()
 
 
-def new_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_model(settings: TrainSettings, vocabulary: int) -> LlamaForCausalLM:
     """An untrained Llama of the settings' shape; weights depend on the seed alone."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=settings.width,
         intermediate_size=settings.mlp_width,
         num_hidden_layers=settings.layers,
@@ -218,9 +218,9 @@ def new_model(settings: TrainSettings, tokenizer: PreTrainedTokenizerFast) -> Ll
         head_dim=settings.head_width,
         max_position_embeddings=settings.context,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
+        bos_token_id=BOS_ID,
         eos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=PAD_ID,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

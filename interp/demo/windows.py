@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.demo.corpus import Corpus
 from interp.demo.needles import NAMES, draw_needle, draw_needles
-from interp.demo.tokenizer import SPECIAL_TOKENS
+from interp.demo.tokenizer import BOS_ID, SPECIAL_TOKENS
 
 PROSE, REPEAT, NEEDLE = 0, 1, 2
 SHORTEST_SPAN = 6
@@ -64,7 +64,6 @@ class WindowMaker:
         self.answer_weight = answer_weight
         self._bpe = tokenizer.backend_tokenizer
         self._vocabulary = len(tokenizer)
-        self._bos = int(SPECIAL_TOKENS.index(str(tokenizer.bos_token)))
 
     def batch(self, seed: int, step: int, count: int, length: int, shares: Shares) -> list[Window]:
         """The `count` windows of a step. Kinds are dealt by stratified draws, so that even small batches keep to the shares."""
@@ -168,6 +167,6 @@ class WindowMaker:
         return np.asarray(self._bpe.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
     def _window(self, parts: Sequence[tuple[np.ndarray, float]], kind: int) -> Window:
-        tokens = np.concatenate([[self._bos], *(tokens for tokens, _ in parts)]).astype(np.int64)
+        tokens = np.concatenate([[BOS_ID], *(tokens for tokens, _ in parts)]).astype(np.int64)
         weights = np.concatenate([[0.0], *(np.full(tokens.size, weight) for tokens, weight in parts)])
         return Window(tokens, weights.astype(np.float32), kind)

@@ -21,6 +21,11 @@ CLOZE = re.compile(rf"(?:The (?:{KEYS}) of \w+|For \w+ the (?:{KEYS})|\w+'s (?:{
 SEEDS = st.integers(0, 10_000)
 
 
+def decode(tokenizer: PreTrainedTokenizerFast, ids: np.ndarray) -> str:
+    """The text of token ids."""
+    return str(tokenizer.decode(ids))
+
+
 @given(SEEDS, st.integers(0, 500), st.sampled_from([128, 200, 256]))
 def test_windows_start_with_bos_and_fill_their_length(maker: WindowMaker, seed: int, step: int, length: int) -> None:
     for window in maker.batch(seed, step, 8, length, Shares(0.25, 0.5)):
@@ -70,11 +75,11 @@ def test_each_needle_is_stated_and_asked_again(
 ) -> None:
     window = maker.needle(np.random.default_rng(seed), 256)
     asked = np.flatnonzero(window.weights == 4.0)
-    text = tokenizer.decode(window.tokens[1:])
+    text = decode(tokenizer, window.tokens[1:])
     for run in np.split(asked, np.flatnonzero(np.diff(asked) > 1) + 1):
-        value = tokenizer.decode(window.tokens[run]).strip()
+        value = decode(tokenizer, window.tokens[run]).strip()
         assert re.fullmatch(r"\d{5}|[a-z]+ [a-z]+", value)
-        before = tokenizer.decode(window.tokens[1 : run[0]])
+        before = decode(tokenizer, window.tokens[1 : run[0]])
         cloze = CLOZE.search(before)
         assert cloze
         assert f"{cloze.group()} {value}." in before
@@ -86,8 +91,8 @@ def test_haystack_ends_with_the_value_that_was_stated_at_its_depth(
     maker: WindowMaker, tokenizer: PreTrainedTokenizerFast, seed: int, depth: float, number: bool, distractors: int
 ) -> None:
     tokens, size = maker.haystack(np.random.default_rng(seed), 256, depth=depth, number=number, distractors=distractors)
-    value = tokenizer.decode(tokens[-size:])
-    before = tokenizer.decode(tokens[1:-size])
+    value = decode(tokenizer, tokens[-size:])
+    before = decode(tokenizer, tokens[1:-size])
     assert tokens.size == 256
     assert f"{value}." in before
     assert bool(re.fullmatch(r" \d{5}", value)) == number
@@ -100,7 +105,7 @@ def test_prose_stays_inside_one_book(tokenizer: PreTrainedTokenizerFast) -> None
     corpus = Corpus([Book("a", "river " * 50), Book("b", "garden " * 50)], tokenizer)
     generator = np.random.default_rng(0)
     for _ in range(50):
-        text = tokenizer.decode(corpus.piece(generator, 20))
+        text = decode(tokenizer, corpus.piece(generator, 20))
         assert ("river" in text) != ("garden" in text)
 
 
