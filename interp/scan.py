@@ -55,15 +55,14 @@ def scan(
         InputError: unknown detector; one that does not fit the model or lacks its text; a text too short or too long.
         RunError: the model's activations hold NaN.
     """
-    wanted, left_out = _fitting(model, detectors, text)
+    _check_options(text, window, samples, seed)
+    names = [detectors] if isinstance(detectors, str) else list(detectors)
+    wanted, left_out = _fitting(model, names, text, window)
     source = _source(model, text, window, samples, seed, beyond_context)
     groups: dict[Samples, list[Detector]] = {}
     for detector in wanted:
         groups.setdefault(detector.samples(), []).append(detector)
-    made = {recipe: recipe.make(source) for recipe in groups}
-    for recipe, members in groups.items():
-        for detector in members:
-            detector.check(made[recipe].ids)
+    made = {recipe: _made(recipe, source, members) for recipe, members in groups.items()}
 
     measured = {detector.name: Measured([], []) for detector in wanted}
     total = sum(ids.numel() for sequences in made.values() for ids in sequences.ids)
@@ -85,9 +84,22 @@ def scan(
     return HeadScores.from_samples(measured, wanted, settings | {"model": model.facts()})
 
 
-def _fitting(model: HookedModel, names: str | Iterable[str], text: str | None) -> tuple[list[Detector], dict[str, str]]:
+def _check_options(text: str | None, window: int | None, samples: int, seed: int) -> None:
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"text: expected a string, got {type(text).__name__}")
+    if window is not None and (type(window) is not int or window < 8):
+        raise InputError(f"window: expected an integer of at least 8, got {window!r}")
+    if type(samples) is not int or samples < 1:
+        raise InputError(f"samples: expected an integer of at least 1, got {samples!r}")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise InputError(f"seed: expected an integer from 0 to 2**32 - 1, got {seed!r}")
+
+
+def _fitting(
+    model: HookedModel, names: list[str], text: str | None, window: int | None
+) -> tuple[list[Detector], dict[str, str]]:
     """The detectors to run; those that do not fit are left out of "standard" with the reason, and refused by name."""
-    standard = names == "standard"
+    standard = names == ["standard"]
     wanted, left_out = [], {}
     for detector in chosen(names):
         reason = None
@@ -97,6 +109,8 @@ def _fitting(model: HookedModel, names: str | Iterable[str], text: str | None) -
             reason = (
                 f"it needs {detector.positions} positions, and the context of {model.name} is {model.shape.context}"
             )
+        elif window is not None and window < detector.positions:
+            reason = f"it needs {detector.positions} positions, and windows of {window} are asked for"
         elif detector.needs_text and text is None:
             reason = "it needs a text; give text= (--text)"
         elif detector.needs_text and model.tokenizer is None:
@@ -110,19 +124,30 @@ def _fitting(model: HookedModel, names: str | Iterable[str], text: str | None) -
     return wanted, left_out
 
 
+def _made(recipe: Samples, source: Source, members: Sequence[Detector]) -> Sequences:
+    try:
+        made = recipe.make(source)
+    except InputError as error:
+        raise InputError(f"{', '.join(detector.name for detector in members)}: {error}") from None
+    for detector in members:
+        detector.check(made.ids)
+    return made
+
+
 def _source(
     model: HookedModel, text: str | None, window: int | None, samples: int, seed: int, beyond_context: bool
 ) -> Source:
-    if type(samples) is not int or samples < 1:
-        raise InputError(f"samples: expected an integer of at least 1, got {samples!r}")
-    if window is not None and (type(window) is not int or window < 8):
-        raise InputError(f"window: expected an integer of at least 8, got {window!r}")
     shape = model.shape
     before, after = _special_around(model.tokenizer)
     ids = None
     longest = shape.context or 2048
     if text is not None and model.tokenizer is not None:
         ids = torch.tensor(tokenise(text, model.tokenizer, special=False), dtype=torch.int64)
+        if int(ids.max()) >= shape.vocabulary:
+            raise InputError(
+                f"the tokenizer gives token id {int(ids.max())}, outside of the model's vocabulary of {shape.vocabulary}; "
+                "it is not the tokenizer of this model"
+            )
         whole = ids.numel() + len(before) + len(after)
         if window is None:
             model.check_length(whole, beyond_context=beyond_context)

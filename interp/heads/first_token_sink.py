@@ -31,7 +31,7 @@ class FirstTokenSink(Detector):
     )
     source: str = "Gu et al., arXiv 2410.10781"
     threshold: float = 0.3
-    threshold_source: str = "epsilon of Gu et al."
+    threshold_source: str = "epsilon of Gu et al., arXiv 2410.10781"
     is_causal: bool = False
     positions: int = LENGTH
 

@@ -41,10 +41,11 @@ class Induction(Detector):
     def probes(self, ids: Tensor, prefix: int) -> list[Probe]:
         span = (ids.shape[-1] - prefix) // 2
         second = torch.arange(ids.shape[-1], device=ids.device) >= prefix + span
-        return [OffsetMass((span - 1,), name=self.name, queries=second, reduce="mean")]
+        return [OffsetMass((span - 1,), name=self.name, queries=second)]
 
     def score(self, stats: Mapping[str, Tensor]) -> Tensor:
-        return stats[self.name][..., 0]
+        # Averaged here and not by the probe, whose mean leaves out pairs that a sliding window hides: they count as 0.
+        return stats[self.name][..., 0].nanmean(dim=-1)
 
 
 @dataclass(frozen=True)

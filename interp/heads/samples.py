@@ -108,6 +108,8 @@ class Windows:
         before, after = (torch.tensor(special, dtype=torch.int64) for special in (source.before, source.after))
         ids = [torch.cat([before, piece, after]) for piece in pieces]
         described = f"{len(ids)} windows of the text, {ids[0].numel()} positions each"
+        if ids[-1].numel() < ids[0].numel():
+            described += f", the last {ids[-1].numel()}"
         return Sequences(ids, len(source.before), described)
 
     @staticmethod

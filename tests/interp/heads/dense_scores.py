@@ -1,0 +1,61 @@
+"""Each detector by its definition, from dense maps and token ids alone. Shares no code with interp.
+
+A is one sequence's map [H, T, T]. A score is [H]; None where no query counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def previous_token(a: Tensor, ids: list[int]) -> Tensor:
+    return torch.stack([a[:, i, i - 1] for i in range(1, len(ids))]).mean(0)
+
+
+def current_token(a: Tensor, ids: list[int]) -> Tensor:
+    return torch.stack([a[:, i, i] for i in range(len(ids))]).mean(0)
+
+
+def first_token_sink(a: Tensor, ids: list[int]) -> Tensor:
+    return torch.stack([a[:, i, 0] for i in range(len(ids))]).sum(0) / len(ids)
+
+
+def duplicate_token(a: Tensor, ids: list[int]) -> Tensor | None:
+    """Mass on earlier copies, mean over the queries that have one."""
+    found = []
+    for i, token in enumerate(ids):
+        copies = [j for j in range(i) if ids[j] == token]
+        if copies:
+            found.append(a[:, i, copies].sum(-1))
+    return torch.stack(found).mean(0) if found else None
+
+
+def induction(a: Tensor, ids: list[int]) -> Tensor:
+    """ids: perhaps BOS, then N tokens, twice. Mean over the second half of A[i, i-(N-1)]."""
+    n = len(ids) // 2
+    assert ids[-n:] == ids[-2 * n : -n]
+    return torch.stack([a[:, i, i - (n - 1)] for i in range(len(ids) - n, len(ids))]).mean(0)
+
+
+def induction_text(a: Tensor, ids: list[int]) -> Tensor | None:
+    """Mass on tokens that follow an earlier copy of the query's token, mean over the queries whose token came before."""
+    found = []
+    for i, token in enumerate(ids):
+        if token in ids[:i]:
+            after = [j for j in range(1, i + 1) if ids[j - 1] == token]
+            found.append(a[:, i, after].sum(-1))
+    return torch.stack(found).mean(0) if found else None
+
+
+ORACLES: dict[str, Callable[[Tensor, list[int]], Tensor | None]] = {
+    each.__name__: each
+    for each in (previous_token, current_token, first_token_sink, duplicate_token, induction, induction_text)
+}
+
+
+def uniform(visible: Tensor) -> Tensor:
+    """The map that gives each visible key the same. visible: bool [T, T] -> [1, T, T]."""
+    return (visible / visible.sum(dim=-1, keepdim=True))[None].double()

@@ -1,0 +1,72 @@
+"""The detectors that are known, what each says of itself, and names that are not."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp.errors import InputError
+from interp.heads.detector import Detector
+from interp.heads.registry import chosen
+
+NAMES = ["previous_token", "current_token", "duplicate_token", "induction", "induction_text", "first_token_sink"]
+
+
+def test_names():
+    assert list(interp.detectors()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_says_what_it_is(name: str):
+    detector = interp.detectors()[name]
+    assert detector.name == name
+    assert 0 < detector.threshold < 1
+    for text in (detector.definition, detector.source, detector.threshold_source):
+        assert len(text) > 10
+        assert not text.endswith(".")  # sentences are made of them
+    assert re.search(r"arXiv \d{4}\.\d{5}|TransformerLens", detector.source)
+    assert type(detector).__doc__ != Detector.__doc__
+
+
+def test_thresholds():
+    found = {name: detector.threshold for name, detector in interp.detectors().items()}
+    assert found == dict.fromkeys(NAMES, 0.4) | {"first_token_sink": 0.3}
+
+
+def test_every_detector_of_the_folder_is_registered():
+    """A file that defines one and is not in the list would never be run."""
+    import interp.heads as folder
+
+    defined = set()
+    for file in Path(folder.__path__[0]).glob("*.py"):
+        module = importlib.import_module(f"interp.heads.{file.stem}")
+        for thing in vars(module).values():
+            if isinstance(thing, type) and issubclass(thing, Detector) and thing is not Detector:
+                defined.add(thing)
+    assert defined == {type(detector) for detector in interp.detectors().values()}
+
+
+def test_standard_is_all():
+    assert [d.name for d in chosen("standard")] == NAMES
+    assert [d.name for d in chosen(["standard"])] == NAMES
+
+
+def test_names_keep_their_order_and_come_once():
+    assert [d.name for d in chosen(["induction", "current_token", "induction"])] == ["induction", "current_token"]
+    assert [d.name for d in chosen("induction")] == ["induction"]
+
+
+def test_an_unknown_name_shows_the_nearest():
+    with pytest.raises(InputError, match=r"unknown detector 'inducton'; did you mean 'induction'\? \(known: previous_"):
+        chosen(["previous_token", "inducton"])
+    with pytest.raises(InputError, match=r"unknown detector 'xyzzy'; known: previous_token, current_token"):
+        chosen("xyzzy")
+
+
+def test_no_name():
+    with pytest.raises(InputError, match="detectors: give at least one name, or 'standard'"):
+        chosen([])
