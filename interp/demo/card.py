@@ -106,7 +106,13 @@ Every window starts with BOS. Shares of windows:
   at {settings.clip}; seed {settings.seed}.
 
 To train it again: `interp train-demo --text FOLDER --out DIR --seed {settings.seed}`, FOLDER holding the books above. All
-settings are in `training.json`. Figures below: `interp eval-demo DIR --text FOLDER`; each has the command that gives it alone."""
+settings are in `training.json`. Figures below: `interp eval-demo DIR --text FOLDER`; each
+has the command that gives it alone.{_notes(record)}"""
+
+
+def _notes(record: dict[str, Any]) -> str:
+    """What a person wrote into the record about the run, if anything."""
+    return "".join(f"\n\n{note}" for note in record.get("notes", []))
 
 
 def _titles(names: Iterable[str]) -> str:

@@ -48,6 +48,7 @@ class TrainSettings:
     kv_heads: int = 3
     head_width: int = 32
     context: int = 1024
+    # 0.3178 (step 954): the shares were changed while the committed run was under way; this is what it did.
     phases: tuple[Phase, ...] = (
         Phase(until=0.3, context=128, tokens=2048, repeat=0.8, needle=0.1),
         Phase(until=0.3178, context=256, tokens=2048, repeat=0.35, needle=0.25),
