@@ -24,7 +24,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(core) ## install, scan the demo model and say where the report lies
-	$(bin)/interp scan demo --text interp/demo/prose.txt --out out/demo --overwrite
+	$(bin)/interp scan demo --text interp/demo/prose.txt --window 512 --out out/demo --overwrite
 
 setup: $(dev) ## install with the developers' tools, editable
 
