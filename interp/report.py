@@ -125,7 +125,7 @@ def _section(scores: HeadScores, detector: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         config={"displaylogo": False, "modeBarButtons": [["toImage"]]},
-        div_id=f"grid-{detector}",
+        div_id=f"grid-{escape(detector)}",
     )
     return f"""<section id="{escape(detector)}">
 <h2>{escape(detector)}</h2>

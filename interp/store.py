@@ -24,13 +24,14 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
     Raises:
         InputError: it is a file, cannot be written, or already holds a scan and ``overwrite`` is not set.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder")
-    if (folder / SETTINGS).exists() and not overwrite:
-        raise InputError(f"{folder} already holds a scan; give another folder, or overwrite it (--overwrite)")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; give a folder")
+        if (folder / SETTINGS).exists() and not overwrite:
+            raise InputError(f"{folder} already holds a scan; give another folder, or overwrite it (--overwrite)")
+        # Nothing is made yet: a run that fails leaves no empty folder behind.
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise InputError(f"cannot write into {folder}: {error.strerror}; give a folder that can be written") from error
@@ -39,19 +40,32 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
 def save_scan(scores: HeadScores, folder: Path, *, overwrite: bool = False) -> Path:
     """Write ``scores.parquet``, ``scan.json`` and ``report.html`` into ``folder``; returns the report's path.
 
+    All are written beside their places before the first is moved there: where the disk fills up, what was there stays whole.
     The settings come last: a folder that has them is a whole scan.
     """
     from interp.report import report_html
 
     check_folder(folder, overwrite=overwrite)
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, **scores.settings}
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    settings = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+    report = report_html(scores)
+    writers: dict[str, Callable[[Path], Any]] = {
+        TABLE: lambda path: scores.frame.to_parquet(path, index=False),
+        REPORT: lambda path: path.write_text(report, encoding="utf-8"),
+        SETTINGS: lambda path: path.write_text(settings, encoding="utf-8"),
+    }
+    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in writers}
     try:
-        _write(folder / TABLE, lambda path: scores.frame.to_parquet(path, index=False))
-        _write(folder / REPORT, lambda path: path.write_text(report_html(scores), encoding="utf-8"))
-        _write(folder / SETTINGS, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in writers.items():
+            write(partial[name])
+        for name in writers:
+            partial[name].replace(folder / name)
     except OSError as error:
         raise RunError(f"writing the scan into {folder} failed: {error}") from error
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
     return folder / REPORT
 
 
@@ -65,28 +79,23 @@ def load_scan(folder: str | Path) -> HeadScores:
     if not (folder / SETTINGS).is_file():
         raise InputError(f"{folder} holds no scan (no {SETTINGS}); give a folder that interp scan --out wrote")
     try:
-        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        if settings.pop("format", None) != FORMAT:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or settings.pop("format", None) != FORMAT:
             raise InputError(f"{folder / SETTINGS} was not written by interp scan")
         version = settings.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise InputError(f"{folder} has format version {version}, this interp reads {FORMAT_VERSION}")
+        for key in ("model", "inputs", "left_out"):
+            if not isinstance(settings.get(key, {}), dict):
+                raise InputError(f"{folder / SETTINGS} is damaged: {key!r} holds {settings[key]!r:.40}")
         frame = pd.read_parquet(folder / TABLE)
-    except (OSError, ValueError) as error:
+        missing = [column for column in COLUMNS if column not in frame]
+        if missing:
+            raise InputError(f"{folder / TABLE} lacks the columns {', '.join(missing)}")
+        if frame.empty:
+            raise InputError(f"{folder / TABLE} has no rows")
+        return HeadScores(frame[list(COLUMNS)].astype(COLUMNS), settings)
+    except (OSError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the scan in {folder} cannot be read: {error}") from error
-    missing = [column for column in COLUMNS if column not in frame]
-    if missing:
-        raise InputError(f"{folder / TABLE} lacks the columns {', '.join(missing)}")
-    return HeadScores(frame[list(COLUMNS)].astype(COLUMNS), settings)
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the target and move into place, so that a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tests.interp.tiny import ARCHITECTURES, BERT
-from tests.interp.words import words_tokenizer
+import interp
+from interp.scores import HeadScores
+from tests.interp.tiny import ARCHITECTURES, BERT, token_ids
+from tests.interp.words import text_of, words_tokenizer
 
 Build = Callable[[str], PreTrainedModel]
 
@@ -73,3 +75,11 @@ def encoder_folder(
     own_model("bert").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def scores(own_model: Build, tokenizer: PreTrainedTokenizerFast) -> HeadScores:
+    """A standard scan of a tiny Llama on a text of 200 words in windows of 70 positions."""
+    text = text_of(token_ids((200,), seed=9))
+    model = interp.load(own_model("llama"), tokenizer=tokenizer)
+    return interp.scan(model, text=text, window=70, samples=3, progress=False)
