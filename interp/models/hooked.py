@@ -171,7 +171,7 @@ class HookedModel:
         """Readable text of each token id; the id itself where there is no tokenizer."""
         if self.tokenizer is None:
             return [str(i) for i in ids]
-        return [self.tokenizer.decode([i]) for i in ids]
+        return [str(self.tokenizer.decode([i])) for i in ids]
 
     def facts(self) -> dict[str, Any]:
         """What a result must say of the model that it came from."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from interp.errors import InputError
@@ -69,7 +70,9 @@ def load(
     model_class = _model_class(config)
     if chosen_dtype is None:
         chosen_dtype = torch.float32 if where.type == "cpu" else "auto"
-    model = _weights(model_class, location, revision, chosen_dtype).to(where).eval()
+    model = _weights(model_class, location, revision, chosen_dtype).eval()
+    # Called on the base class: the library's own annotation of `to` hides its arguments.
+    nn.Module.to(model, where)
     if tokenizer is None:
         tokenizer = _tokenizer(location, revision, local)
     name = DEMO if str(source) == DEMO else str(source)

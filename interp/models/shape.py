@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -36,7 +37,7 @@ def model_shape(model: PreTrainedModel) -> ModelShape:
         layers=config.num_hidden_layers,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        vocabulary=model.get_input_embeddings().num_embeddings,  # pyright: ignore[reportAttributeAccessIssue]
+        vocabulary=cast("nn.Embedding", model.get_input_embeddings()).num_embeddings,
         context=getattr(config, "max_position_embeddings", None),
         has_relative_positions=bool(getattr(config, "rope_parameters", None)),
         is_causal=bool(getattr(config, "is_causal", True) and attention and all(m.is_causal for m in attention)),

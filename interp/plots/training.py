@@ -31,7 +31,7 @@ def training_curve(table: str | Path) -> go.Figure:
         frame = pd.read_csv(table)
     except (OSError, ValueError) as error:
         raise InputError(f"{table} cannot be read as a training curve: {error}") from error
-    heads = [column for column in frame if column.startswith("induction_L")]
+    heads = [str(column) for column in frame if str(column).startswith("induction_L")]
     missing = [column for column in ("step", *LOSSES) if column not in frame]
     if missing or not heads:
         raise InputError(f"{table} is no training curve: it lacks {', '.join(missing) or 'induction scores'}")
@@ -40,7 +40,7 @@ def training_curve(table: str | Path) -> go.Figure:
     for column, name in LOSSES.items():
         figure.add_scatter(x=frame["step"], y=frame[column], name=name, mode="lines", row=1, col=1)
     for column in strongest:
-        name = column.removeprefix("induction_")
+        name = str(column).removeprefix("induction_")
         figure.add_scatter(x=frame["step"], y=frame[column], name=name, mode="lines", legend="legend2", row=2, col=1)
     figure.update_yaxes(title="loss, nats per token", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title="induction score", range=[0, 1], row=2, col=1)
