@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from interp.demo.curve import Row, read_curve
-from interp.demo.evaluate import SINK_THRESHOLD, Evaluation, Head
+from interp.demo.evaluate import SINK_THRESHOLD
+from interp.demo.figures import Evaluation, Head
 from interp.demo.files import write_atomically, write_json
 from interp.demo.needles import DIGITS, WORDS
 from interp.demo.settings import TrainSettings
@@ -81,12 +83,21 @@ Held out, never trained on: {_titles(text["held_out"])}. SHA-256 of all names an
 
 def _recipe(record: dict[str, Any]) -> str:
     settings = TrainSettings.from_mapping(record["settings"])
-    rows, begin = [], 0.0
+    rows, begin = [], 0
     for phase in settings.phases:
         prose = 1 - phase.repeat - phase.needle
-        steps = f"{begin * settings.steps:.0f} to {phase.until * settings.steps:.0f}"
-        rows.append((steps, phase.context, phase.tokens, f"{prose:.0%}", f"{phase.repeat:.0%}", f"{phase.needle:.0%}"))
-        begin = phase.until
+        end = math.ceil(phase.until * settings.steps)
+        rows.append(
+            (
+                f"{begin:,} to {end:,}",
+                phase.context,
+                phase.tokens,
+                f"{prose:.0%}",
+                f"{phase.repeat:.0%}",
+                f"{phase.needle:.0%}",
+            )
+        )
+        begin = end
     table = _table(("steps", "window", "tokens a step", "prose", "repeated random spans", "needles"), rows)
     return f"""## Recipe
 
@@ -101,9 +112,9 @@ Every window starts with BOS. Shares of windows:
   prose, the value random ({DIGITS} digits, or {WORDS} words); each is asked again, as the same words up to the value, at a
   random later place. Loss weight of the value: {settings.random_weight} where it is stated, {settings.answer_weight} where it
   is asked for.
-- Muon on the matrices (rate {settings.matrix_rate}), Adam on the embedding and the norms (rate {settings.other_rate});
-  warmup over {settings.warmup:.0%} of the steps, linear decay to 0 over the last {settings.decay:.0%}; gradient norm clipped
-  at {settings.clip}; seed {settings.seed}.
+- Muon on the matrices (rate {settings.matrix_rate}, weight decay {settings.weight_decay}), Adam on the embedding and the
+  norms (rate {settings.other_rate}); warmup over {settings.warmup * settings.steps:.0f} steps, linear decay to 0 over the last
+  {settings.decay:.0%} of the steps; gradient norm clipped at {settings.clip}; seed {settings.seed}.
 
 To train it again: `interp train-demo --text FOLDER --out DIR --seed {settings.seed}`, FOLDER holding the books above. All
 settings are in `training.json`. Figures below: `interp eval-demo DIR --text FOLDER`; each
@@ -180,7 +191,11 @@ def _copies(evaluation: Evaluation) -> str:
         "second copy, nats per token",
         "second copy, most likely token right",
     )
-    return _section("Repeated random spans", "copies", _table(header, rows))
+    note = (
+        f"A uniform guess costs {evaluation.copies[0].uniform:.3f} nats. The first copy costs more than that:\n"
+        "its weight in training is low, so that the model does not learn to expect noise where prose could stand."
+    )
+    return _section("Repeated random spans", "copies", _table(header, rows) + "\n\n" + note)
 
 
 def _needles(evaluation: Evaluation) -> str:
@@ -224,7 +239,7 @@ prose, first and second copy of 50 random tokens) and scores of every head. The 
 def _limits() -> str:
     return """## Limits
 
-Trained for about an hour on old novels: it knows no facts, follows no instructions, and repeats the prejudices of its
+Small, and trained briefly on old novels: it knows no facts, follows no instructions, and repeats the prejudices of its
 books. Repeated random spans and needles were trained for, so heads that serve them are stronger here than in models trained
 on text alone: a figure from this model shows that a method works, not how common a behaviour is."""
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp.demo import train
 from interp.demo.card import evaluation_tables, write_card
 from interp.demo.curve import read_curve
-from interp.demo.evaluate import Evaluation, evaluate_demo
+from interp.demo.evaluate import evaluate_demo
+from interp.demo.figures import Evaluation
 from interp.demo.settings import Phase, TrainSettings
 from interp.demo.train import train_demo
 from interp.errors import InputError
