@@ -80,7 +80,7 @@ def _summary(scores: HeadScores) -> str:
         above = int(table["is_above"].sum())
         rows.append(
             f'<tr><th scope="row"><a href="#{escape(detector)}">{escape(detector)}</a></th>'
-            f"<td>{above} of {len(table)} above {table['threshold'].iloc[0]:g}</td><td>{_level(table['chance'])}</td>{cells}</tr>"
+            f"<td>{above} of {len(table)} &gt; {table['threshold'].iloc[0]:g}</td><td>{_level(table['chance'])}</td>{cells}</tr>"
         )
     head = "".join(f"<th>{_ordinal(n)}</th>" for n in range(1, STRONGEST + 1))
     return (
