@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from interp.demo.commands import add_demo_commands
@@ -71,9 +72,12 @@ def scan(
     check_folder(folder, overwrite=overwrite)
 
     from interp.models.load import load
+    from interp.scan import check_options
     from interp.scan import scan as run_scan
 
-    hooked = load(model, revision=revision, device=device, dtype=dtype)
+    check_options(content, window, samples, seed)
+    with _loading_bar(not quiet):
+        hooked = load(model, revision=revision, device=device, dtype=dtype)
     scores = run_scan(
         hooked,
         "standard" if names == ["standard"] else names,
@@ -140,14 +144,30 @@ def version(
     env: Annotated[bool, typer.Option("--env", help="Also versions of libraries, system, processor, GPU.")] = False,
 ) -> None:
     """Print the version; with --env what a bug report should hold."""
-    from interp.versions import environment, versions
+    from interp import __version__
+    from interp.versions import environment
 
-    facts = environment() if env else {"interp": versions().get("interp", "unknown")}
+    facts = environment() if env else {"interp": __version__}
     for key, value in facts.items():
         typer.echo(f"{key}: {value}")
 
 
 add_demo_commands(app)
+
+
+@contextmanager
+def _loading_bar(is_shown: bool) -> Iterator[None]:
+    """Lets transformers show its own progress while it reads weights, or not."""
+    from transformers.utils import logging
+
+    was_shown = logging.is_progress_bar_enabled()
+    if not is_shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def _read_text(path: Path) -> str:
@@ -211,16 +231,16 @@ def _print_strongest(scores: HeadScores, *, to_stderr: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
     try:
-        code = app(arguments, standalone_mode=False)
+        # Usage errors are shown, and end with 2, by typer itself; an interruption ends with 130.
+        code = app(arguments, prog_name="interp")
     except InputError as error:
         code = _fail(str(error), EXIT_BAD_INPUT)
     except InterpError as error:
         code = _fail(str(error), EXIT_FAILED)
-    except click.ClickException as error:
-        error.show()
-        code = EXIT_BAD_INPUT
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted", EXIT_INTERRUPTED)
+    except SystemExit as stopped:
+        code = stopped.code
+        if code == EXIT_INTERRUPTED:
+            _fail("interrupted", EXIT_INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

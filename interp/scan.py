@@ -55,7 +55,7 @@ def scan(
         InputError: unknown detector; one that does not fit the model or lacks its text; a text too short or too long.
         RunError: the model's activations hold NaN.
     """
-    _check_options(text, window, samples, seed)
+    check_options(text, window, samples, seed)
     names = [detectors] if isinstance(detectors, str) else list(detectors)
     wanted, left_out = _fitting(model, names, text, window)
     source = _source(model, text, window, samples, seed, beyond_context)
@@ -84,7 +84,12 @@ def scan(
     return HeadScores.from_samples(measured, wanted, settings | {"model": model.facts()})
 
 
-def _check_options(text: str | None, window: int | None, samples: int, seed: int) -> None:
+def check_options(text: str | None, window: int | None, samples: int, seed: int) -> None:
+    """Refuse options of ``scan`` that no model could take.
+
+    Raises:
+        InputError: one is of another type or out of its range.
+    """
     if text is not None and not isinstance(text, str):
         raise InputError(f"text: expected a string, got {type(text).__name__}")
     if window is not None and (type(window) is not int or window < 8):

@@ -6,12 +6,14 @@ import platform
 import sys
 from importlib import metadata
 
-PACKAGES = ("interp", "torch", "transformers", "tokenizers", "numpy", "pandas", "plotly", "triton", "transformer-lens")
+from interp import __version__
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "plotly", "triton", "transformer-lens")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that numbers depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "interp": __version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

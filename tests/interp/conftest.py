@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import interp
 from interp.scores import HeadScores
+from tests.interp.command import Command
 from tests.interp.tiny import ARCHITECTURES, BERT, token_ids
 from tests.interp.words import text_of, words_tokenizer
 
@@ -83,3 +84,11 @@ def scores(own_model: Build, tokenizer: PreTrainedTokenizerFast) -> HeadScores:
     text = text_of(token_ids((200,), seed=9))
     model = interp.load(own_model("llama"), tokenizer=tokenizer)
     return interp.scan(model, text=text, window=70, samples=3, progress=False)
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line, run in an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return Command(capfd)
