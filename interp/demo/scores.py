@@ -1,4 +1,4 @@
-"""Scores of every head on given tokens, from transformers' own attention maps (short inputs only: the maps are dense).
+"""Scores of every head on given tokens, through the hooked attention.
 
 This file is the only place of the demo that reads attention.
 """
@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from interp.demo.tokenizer import BOS_ID, SPECIAL_TOKENS
+from interp.models.load import load
+from interp_kernels import KeyMass, OffsetMass
 
 
 def head_scores(model: LlamaForCausalLM, tokens: Tensor, *, offset: int | None, start: int) -> Tensor:
@@ -20,19 +22,20 @@ def head_scores(model: LlamaForCausalLM, tokens: Tensor, *, offset: int | None, 
     previous token (offset 1, start 1), induction (offset N - 1, start N + 1 on BOS + N random tokens twice; Olsson et al.,
     arXiv 2209.11895), first-token sink (None, 0; Gu et al., arXiv 2410.10781: alpha_0).
     """
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")
+    queries = torch.arange(tokens.shape[1]) >= start
+    if offset is None:
+        first = torch.zeros(tokens.shape[1], 1)
+        first[0] = 1.0
+        probe = KeyMass(first, name="score", queries=queries, reduce="mean")
+    else:
+        probe = OffsetMass((offset,), name="score", queries=queries, reduce="mean")
+    training = model.training
+    model.eval()
     try:
-        with torch.no_grad():
-            maps = model(input_ids=tokens, output_attentions=True, use_cache=False).attentions
+        capture = load(model).capture(tokens, [probe])
     finally:
-        model.set_attn_implementation(implementation or "sdpa")
-    per_layer = []
-    for attention in maps:
-        mass = attention[..., 0] if offset is None else attention.diagonal(-offset, -2, -1)
-        # A diagonal's first entry is query `offset`.
-        per_layer.append(mass[..., start - (offset or 0) :].mean(-1))
-    return torch.stack(per_layer, 1)
+        model.train(training)
+    return capture.stacked("score")[..., 0].transpose(0, 1)
 
 
 def repeated_tokens(seed: int, count: int, span: int, vocabulary: int) -> Tensor:
