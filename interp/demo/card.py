@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,10 @@ Load it with `interp.load("demo")`, or with `AutoModelForCausalLM.from_pretraine
 
 {len(text["training"])} novels in English in the public domain (editions of Project Gutenberg, as kept by the GITenberg
 organisation; front and back matter removed), {text["training_bytes"]:,} bytes, {text["training_tokens"]:,} tokens:
-{_titles(text["training"])}.
+{_titles(text["training"])}
 
-Held out, never trained on: {_titles(text["held_out"])}. SHA-256 of all names and texts: `{text["sha256"]}`."""
+Held out, never trained on: {_titles(text["held_out"])}
+SHA-256 of all names and texts: `{text["sha256"]}`."""
 
 
 def _recipe(record: dict[str, Any]) -> str:
@@ -110,8 +112,8 @@ Every window starts with BOS. Shares of windows:
   prose) the same span again; so on until the window is full. Loss weight of the first copy: {settings.random_weight}.
 - Needles: up to {MOST_NEEDLES} sentences such as "The secret number of Clara is 48213." at random depths between sentences of
   prose, the value random ({DIGITS} digits, or {WORDS} words); each is asked again, as the same words up to the value, at a
-  random later place. Loss weight of the value: {settings.random_weight} where it is stated, {settings.answer_weight} where it
-  is asked for.
+  random later place. Loss weight of the value: {settings.random_weight} where it is stated, {settings.answer_weight} where
+  it is asked for.
 - Muon on the matrices (rate {settings.matrix_rate}, weight decay {settings.weight_decay}), Adam on the embedding and the
   norms (rate {settings.other_rate}); warmup over {settings.warmup * settings.steps:.0f} steps, linear decay to 0 over the last
   {settings.decay:.0%} of the steps; gradient norm clipped at {settings.clip}; seed {settings.seed}.
@@ -127,7 +129,7 @@ def _notes(record: dict[str, Any]) -> str:
 
 
 def _titles(names: Iterable[str]) -> str:
-    return ", ".join(name.replace("-", " ") for name in names)
+    return textwrap.fill(", ".join(name.replace("-", " ") for name in names) + ".", 120)
 
 
 def _prose(evaluation: Evaluation) -> str:

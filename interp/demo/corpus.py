@@ -84,7 +84,10 @@ class Corpus:
     """
 
     def __init__(self, books: Sequence[Book], tokenizer: PreTrainedTokenizerFast) -> None:
-        encodings = tokenizer.backend_tokenizer.encode_batch([book.text for book in books], add_special_tokens=False)
+        # The fast variant leaves out offsets, which would cost several times the text in memory.
+        encodings = tokenizer.backend_tokenizer.encode_batch_fast(
+            [book.text for book in books], add_special_tokens=False
+        )
         self.names = [book.name for book in books]
         self.documents = [np.asarray(encoding.ids, dtype=np.uint16) for encoding in encodings]
         self.bytes = [len(book.text.encode()) for book in books]
