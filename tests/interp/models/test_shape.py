@@ -1,0 +1,35 @@
+"""What is read off a model: layers, heads, context, positions, and whether its attention looks back only."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+
+from interp.models.shape import ModelShape, model_shape
+from tests.interp.tiny import ARCHITECTURES, CONTEXT, HEADS, LAYERS, NAMES, VOCABULARY, WIDTHS
+
+
+@pytest.mark.parametrize("name", [*NAMES, "bert"])
+def test_numbers_of_each_architecture(name: str, own_model):
+    expected = ModelShape(
+        layers=LAYERS,
+        heads=HEADS,
+        kv_heads=ARCHITECTURES[name].kv_heads if name in ARCHITECTURES else HEADS,
+        vocabulary=VOCABULARY,
+        context=CONTEXT,
+        has_relative_positions=name in ARCHITECTURES and ARCHITECTURES[name].is_rotary,
+        is_causal=name != "bert",
+    )
+    assert model_shape(own_model(name)) == expected
+
+
+def test_a_decoder_made_to_see_both_ways():
+    """transformers lets a configuration switch the causal rule off."""
+    model = ARCHITECTURES["llama"].build()
+    model.config.is_causal = False
+    assert not model_shape(model).is_causal
+
+
+def test_an_encoder_made_a_decoder():
+    config = transformers.BertConfig(**WIDTHS, vocab_size=11, is_decoder=True)
+    assert model_shape(transformers.BertLMHeadModel(config)).is_causal
