@@ -13,13 +13,14 @@ from torch import Tensor
 from interp_kernels import probes as P
 from interp_kernels.backends import cpu, reference
 from interp_kernels.map import AttentionMap
-from interp_kernels.mask import Mask
+from interp_kernels.mask import Mask, describe
 from interp_kernels.operands import Operands
 
 Backend = Literal["auto", "reference", "cpu"]
 
 BACKENDS = {"reference": reference.run, "cpu": cpu.run}
 CAUSAL = Mask.causal()
+PROBES = (P.Entropy, P.Peak, P.KeyMass, P.LabelMatch, P.OffsetMass, P.Distance, P.Received)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -70,7 +71,8 @@ def attend(
         sinks: [Hq] learned sink logits as in gpt-oss: they take mass, so rows sum to less than 1.
         alibi: [Hq] slopes of ALiBi (arXiv 2108.12409).
         bias: floating, broadcastable to [B, Hq, Tq, Tk], or a relative bias [Hq, Tq + Tk - 1] whose entry
-            (key index - query index) + Tq - 1 is added. A bias of -inf hides the key.
+            (key index - query index) + Tq - 1 is added. A bias of -inf hides the key, and so does any below -4.3e37,
+            since libraries write the least float32 or bfloat16 for it.
         probes: what to measure; names must differ.
         backend: "auto", "reference" (dense, O(T^2) memory, the definition) or "cpu" (tiled, O(T) memory).
 
@@ -98,7 +100,7 @@ def attend(
 def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor) or x.ndim != 4:
-            raise ValueError(f"{name}: expected a tensor of 4 dimensions [B, H, T, D], got {_describe(x)}")
+            raise ValueError(f"{name}: expected a tensor of 4 dimensions [B, H, T, D], got {describe(x)}")
         if x.dtype not in DTYPES:
             raise ValueError(f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}")
         if x.dtype != q.dtype or x.device != q.device:
@@ -128,10 +130,10 @@ def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
 
 def _check_mask(mask: Mask, b: int, queries: int, keys: int, q: Tensor) -> None:
     if not isinstance(mask, Mask):
-        raise ValueError(f"mask: expected an interp_kernels.Mask, got {_describe(mask)}")
+        raise ValueError(f"mask: expected an interp_kernels.Mask, got {describe(mask)}")
     offset = keys - queries if mask.offset is None else mask.offset
     if mask.keep is not None and (mask.keep.shape != (b, keys) or mask.keep.device != q.device):
-        raise ValueError(f"mask.keep: expected shape [{b}, {keys}] on {q.device}, got {_describe(mask.keep)}")
+        raise ValueError(f"mask.keep: expected shape [{b}, {keys}] on {q.device}, got {describe(mask.keep)}")
     if mask.documents is not None:
         positions = max(keys, offset + queries)
         if mask.documents.shape[0] != b or mask.documents.shape[1] < positions or offset < 0:
@@ -145,7 +147,7 @@ def _check_mask(mask: Mask, b: int, queries: int, keys: int, q: Tensor) -> None:
 
 def _checked_bias(bias, b: int, heads: int, queries: int, keys: int, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
     if not isinstance(bias, Tensor) or not bias.is_floating_point() or bias.device != q.device:
-        raise ValueError(f"bias: expected a floating tensor on {q.device}, got {_describe(bias)}")
+        raise ValueError(f"bias: expected a floating tensor on {q.device}, got {describe(bias)}")
     if tuple(bias.shape) == (heads, queries + keys - 1):
         return None, bias
     full = (b, heads, queries, keys)
@@ -159,19 +161,19 @@ def _checked_bias(bias, b: int, heads: int, queries: int, keys: int, q: Tensor) 
 
 
 def _checked_probe(probe: P.Probe, ops: Operands) -> P.Probe:
-    if not isinstance(probe, P.Probe) or type(probe) is P.Probe:
-        raise ValueError(f"probes: expected instances of Entropy, Peak, KeyMass, ..., got {_describe(probe)}")
+    if type(probe) not in PROBES:
+        raise ValueError(f"probes: expected instances of Entropy, Peak, KeyMass, ..., got {describe(probe)}")
     where, b, t, k = f"{type(probe).__name__}.", ops.batch, ops.queries, ops.keys
     if probe.reduce not in ("none", "mean"):
         raise ValueError(f"{where}reduce: expected 'none' or 'mean', got {probe.reduce!r}")
     if probe.queries is not None:
-        _check_tensor(f"{where}queries", probe.queries, [(t,), (b, t)], ops.q, kind="bool")
+        _check_tensor(f"{where}queries", probe.queries, [(t,), (b, t)], ops.q, kind="a bool")
     if isinstance(probe, P.KeyMass):
         shapes = [(k, None), (b, k, None), (b, ops.heads, k, None)]
-        _check_tensor(f"{where}weights", probe.weights, shapes, ops.q, kind="real")
+        _check_tensor(f"{where}weights", probe.weights, shapes, ops.q, kind="a real")
     if isinstance(probe, P.LabelMatch):
-        _check_tensor(f"{where}query_labels", probe.query_labels, [(t,), (b, t)], ops.q, kind="integer")
-        _check_tensor(f"{where}key_labels", probe.key_labels, [(k,), (b, k)], ops.q, kind="integer")
+        _check_tensor(f"{where}query_labels", probe.query_labels, [(t,), (b, t)], ops.q, kind="an integer")
+        _check_tensor(f"{where}key_labels", probe.key_labels, [(k,), (b, k)], ops.q, kind="an integer")
     if isinstance(probe, P.OffsetMass):
         offsets = probe.offsets
         if not isinstance(offsets, tuple | list) or not offsets or not all(type(d) is int for d in offsets):
@@ -190,29 +192,28 @@ def _checked_probe(probe: P.Probe, ops: Operands) -> P.Probe:
     return probe
 
 
-def _check_tensor(name: str, x, shapes: Sequence[tuple[int | None, ...]], q: Tensor, kind: str = "floating") -> None:
+def _check_tensor(name: str, x, shapes: Sequence[tuple[int | None, ...]], q: Tensor, kind: str = "a floating") -> None:
     wanted = " or ".join("[" + ", ".join("C" if n is None else str(n) for n in shape) + "]" for shape in shapes)
     if not isinstance(x, Tensor) or not any(_fits(x, shape) for shape in shapes):
-        raise ValueError(f"{name}: expected a tensor of shape {wanted}, got {_describe(x)}")
+        raise ValueError(f"{name}: expected a tensor of shape {wanted}, got {describe(x)}")
     kinds = {
-        "floating": x.is_floating_point(),
-        "bool": x.dtype == torch.bool,
-        "real": not x.is_complex(),
-        "integer": not x.is_floating_point() and not x.is_complex() and x.dtype != torch.bool,
+        "a floating": x.is_floating_point(),
+        "a bool": x.dtype == torch.bool,
+        "a real": not x.is_complex(),
+        "an integer": not x.is_floating_point() and not x.is_complex() and x.dtype != torch.bool,
     }
     if not kinds[kind] or x.device != q.device:
-        raise ValueError(f"{name}: expected a {kind} tensor on {q.device}, got {x.dtype} on {x.device}")
+        raise ValueError(f"{name}: expected {kind} tensor on {q.device}, got {x.dtype} on {x.device}")
 
 
 def _fits(x: Tensor, shape: tuple[int | None, ...]) -> bool:
-    return x.ndim == len(shape) and all(want is None or want == got for want, got in zip(shape, x.shape, strict=True))
+    """Whether x has the shape; None stands for any length but 0."""
+    return x.ndim == len(shape) and all(
+        got > 0 if want is None else got == want for want, got in zip(shape, x.shape, strict=True)
+    )
 
 
 def _checked_number(name: str, value) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
     return float(value)
-
-
-def _describe(value: object) -> str:
-    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from interp_kernels.mask import describe
 from interp_kernels.operands import Operands
-from interp_kernels.tiles import TILE_CELLS, Block, blocks, hidden_value, scores
+from interp_kernels.tiles import TILE_CELLS, Block, blocks, is_hidden, scores
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -70,6 +71,8 @@ class AttentionMap:
     @torch.no_grad()
     def diagonal(self, d: int) -> Tensor:
         """P[i, i - d] for every query, i - d taken on positions; 0 where that key does not exist. [B, Hq, Tq]."""
+        if isinstance(d, bool) or not isinstance(d, int):
+            raise ValueError(f"d: expected an integer, got {d!r}")
         ops = self.operands
         out = torch.zeros(self.shape[:3], dtype=self.lse.dtype, device=self.lse.device)
         step = 64
@@ -145,8 +148,9 @@ class AttentionMap:
     def matmul(self, x: Tensor) -> Tensor:
         """P x: what every query reads. x [Tk, C], [B, Tk, C] or [B, Hq, Tk, C] -> [B, Hq, Tq, C]."""
         b, h, queries, keys = self.shape
-        if x.ndim not in (2, 3, 4) or x.shape[-2] != keys:
-            raise ValueError(f"x: expected [{keys}, C], [{b}, {keys}, C] or [{b}, {h}, {keys}, C], got {list(x.shape)}")
+        if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4) or x.shape[-2] != keys:
+            wanted = f"[{keys}, C], [{b}, {keys}, C] or [{b}, {h}, {keys}, C]"
+            raise ValueError(f"x: expected {wanted}, got {describe(x)}")
         x = self._spread("x", x, x.ndim == 3)
         out = torch.zeros(b, h, queries, x.shape[-1], dtype=self.lse.dtype, device=self.lse.device)
         for part, cols, p, _ in self._walk():
@@ -157,8 +161,8 @@ class AttentionMap:
     def rmatmul(self, w: Tensor) -> Tensor:
         """P^T w: what every key gives, c_j = sum_i w_i P_ij. w [Tq], [B, Tq] or [B, Hq, Tq] -> [B, Hq, Tk]."""
         b, h, queries, keys = self.shape
-        if w.ndim not in (1, 2, 3) or w.shape[-1] != queries:
-            raise ValueError(f"w: expected [{queries}], [{b}, {queries}] or [{b}, {h}, {queries}], got {list(w.shape)}")
+        if not isinstance(w, Tensor) or w.ndim not in (1, 2, 3) or w.shape[-1] != queries:
+            raise ValueError(f"w: expected [{queries}], [{b}, {queries}] or [{b}, {h}, {queries}], got {describe(w)}")
         w = self._spread("w", w[..., None], w.ndim == 2).squeeze(-1)
         out = torch.zeros(b, h, keys, dtype=self.lse.dtype, device=self.lse.device)
         for part, cols, p, _ in self._walk():
@@ -183,12 +187,13 @@ class AttentionMap:
 
         one = self.head(batch, head)
 
+        # Copies, since scipy may hand over arrays that are read-only or run backwards.
         def forward(x):
-            x = torch.as_tensor(x).to(one.lse)
+            x = torch.as_tensor(x.copy()).to(one.lse)
             return one.matmul(x.reshape(one.shape[3], -1))[0, 0].reshape(-1, *x.shape[1:]).cpu().numpy()
 
         def backward(w):
-            w = torch.as_tensor(w).to(one.lse).reshape(one.shape[2], -1)
+            w = torch.as_tensor(w.copy()).to(one.lse).reshape(one.shape[2], -1)
             columns = [one.rmatmul(w[:, c])[0, 0] for c in range(w.shape[1])]
             return torch.stack(columns, dim=-1).cpu().numpy()
 
@@ -207,7 +212,7 @@ class AttentionMap:
         ops = self.operands
         tile = scores(ops, batch, kv, rows, cols)
         lse = self.lse[batch, kv.start * ops.group : kv.stop * ops.group][:, :, rows, None]
-        hidden = tile <= hidden_value(tile.dtype) / 2
+        hidden = is_hidden(tile)
         # Recomputed scores may exceed the log-sum-exp by rounding; a probability may not exceed 1.
         return tile.sub_(lse.masked_fill(lse == -torch.inf, 0.0)).clamp_(max=0.0).exp_().masked_fill_(hidden, 0.0)
 
@@ -222,7 +227,7 @@ class AttentionMap:
             for j in range(lo, hi, width):
                 cols = slice(j, min(j + width, hi))
                 tile = scores(ops, part.batch, part.kv, part.rows, cols)
-                visible = tile > hidden_value(tile.dtype) / 2
+                visible = ~is_hidden(tile)
                 lse = self.lse[part.batch, part.head, part.rows, None]
                 tile.sub_(lse.masked_fill(lse == -torch.inf, 0.0)).clamp_(max=0.0).exp_().masked_fill_(~visible, 0.0)
                 yield part, cols, tile, visible

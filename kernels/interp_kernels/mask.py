@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -36,7 +37,7 @@ class Mask:
     @classmethod
     def causal(cls, window: int | None = None, offset: int | None = None) -> Mask:
         """Keys at or before the query; with ``window`` only the last ``window`` of them: 0 <= i - j < window."""
-        return cls(is_causal=True, window=_checked_window(window), offset=offset)
+        return cls(is_causal=True, window=_checked_window(window), offset=_checked_offset(offset))
 
     @classmethod
     def full(cls, window: int | None = None) -> Mask:
@@ -47,10 +48,10 @@ class Mask:
     def from_padding(cls, keep: Tensor) -> Mask:
         """Keys with ``keep[b, j]`` true. keep: [B, Tk], bool or 0/1 integers. It hides keys, not queries."""
         if not isinstance(keep, Tensor) or keep.ndim != 2:
-            raise ValueError(f"keep: expected a tensor of shape [B, Tk], got {_describe(keep)}")
+            raise ValueError(f"keep: expected a tensor of shape [B, Tk], got {describe(keep)}")
         if keep.dtype != torch.bool:
             if keep.is_floating_point() or not bool(((keep == 0) | (keep == 1)).all()):
-                raise ValueError(f"keep: expected bool or integers 0 and 1, got {_describe(keep)}")
+                raise ValueError(f"keep: expected bool or integers 0 and 1, got {describe(keep)}")
             keep = keep.bool()
         return cls(keep=keep)
 
@@ -58,14 +59,14 @@ class Mask:
     def from_documents(cls, ids: Tensor) -> Mask:
         """Query and key in the same document: ids[b, i] == ids[b, j]. ids: integers [B, T], by position."""
         if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
-            raise ValueError(f"ids: expected an integer tensor of shape [B, T], got {_describe(ids)}")
+            raise ValueError(f"ids: expected an integer tensor of shape [B, T], got {describe(ids)}")
         return cls(documents=ids.long())
 
     @classmethod
     def from_predicate(cls, predicate: Predicate) -> Mask:
         """Whatever ``predicate(batch, i, j)`` allows, for broadcastable index tensors. Evaluated tile by tile."""
         if not callable(predicate):
-            raise ValueError(f"predicate: expected a function of (batch, i, j), got {_describe(predicate)}")
+            raise ValueError(f"predicate: expected a function of (batch, i, j), got {describe(predicate)}")
         return cls(predicates=(predicate,))
 
     def __and__(self, other: Mask) -> Mask:
@@ -85,7 +86,7 @@ class Mask:
 
     def with_offset(self, offset: int) -> Mask:
         """The same mask with the first query at position ``offset``."""
-        return replace(self, offset=int(offset))
+        return replace(self, offset=_checked_offset(offset))
 
     def to(self, device: torch.device | str) -> Mask:
         """The same mask with its tensors on ``device``."""
@@ -145,6 +146,17 @@ def _checked_window(window: int | None) -> int | None:
     return window
 
 
+def _checked_offset(offset: int | None) -> int | None:
+    if offset is None:
+        return None
+    try:
+        if isinstance(offset, bool):
+            raise TypeError
+        return operator.index(offset)
+    except TypeError:
+        raise ValueError(f"offset: expected an integer, got {describe(offset)}") from None
+
+
 def _both(a: Tensor | None, b: Tensor | None, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
     if a is None or b is None:
         return b if a is None else a
@@ -160,5 +172,6 @@ def _pair_ids(a: Tensor, b: Tensor) -> Tensor:
     return a * (int(b.max()) + 1) + b
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """What came, for an error message."""
     return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)

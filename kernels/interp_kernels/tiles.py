@@ -15,6 +15,9 @@ TILE_CELLS = 1 << 20
 
 MIN_ROWS, MAX_ROWS = 16, 128
 
+HIDDEN = torch.finfo(torch.float32).min / 4
+"""The score of a hidden key: finite, so that no NaN arises from differences, and below every real score."""
+
 Index = slice | Tensor
 """Rows or columns of the map: a slice with start and stop, or a 1-D int64 tensor of indices."""
 
@@ -71,15 +74,15 @@ def length(index: Index) -> int:
     return index.stop - index.start if isinstance(index, slice) else index.shape[0]
 
 
-def hidden_value(dtype: torch.dtype) -> float:
-    """The score of a hidden key: finite, so that no NaN arises from differences, and below every real score."""
-    return torch.finfo(dtype).min / 4
+def is_hidden(scores: Tensor) -> Tensor:
+    """Where scores, or scores less their row's maximum, are those of hidden keys. NaN is not: it must show in results."""
+    return scores <= HIDDEN / 2
 
 
 def scores(ops: Operands, batch: slice, kv: slice, rows: Index, cols: Index, out: Tensor | None = None) -> Tensor:
     """Masked scores s_ij of a tile, [b, Hq of the KV heads, rows, cols], in the compute dtype.
 
-    Hidden keys get ``hidden_value``. ``out``: a flat buffer with room for the tile, else one is allocated.
+    Hidden keys get ``HIDDEN``. ``out``: a flat buffer with room for the tile, else one is allocated.
     """
     dtype = ops.compute_dtype
     q = ops.q[batch, kv.start * ops.group : kv.stop * ops.group][:, :, rows].to(dtype)
@@ -115,7 +118,7 @@ def _add_biases(ops: Operands, tile: Tensor, batch: slice, head: slice, rows: In
         added = ops.relative_bias[head][:, j[None, :] - i[:, None] + ops.queries - 1]
     if added is not None:
         # A bias of -inf hides the key; the sum stays finite so that differences of scores are defined.
-        tile.add_(added.to(tile.dtype)).clamp_(min=hidden_value(tile.dtype))
+        tile.add_(added.to(tile.dtype)).clamp_(min=HIDDEN)
 
 
 def _select(x: Tensor, dim: int, index: Index) -> Tensor:
@@ -137,7 +140,7 @@ def _hide(ops: Operands, tile: Tensor, batch: slice, rows: Index, cols: Index) -
             parts = [(slice(p.start - cols.start, p.stop - cols.start), p) for p in pieces if p.start < p.stop]
     for local, columns in parts:
         visible = visibility(ops, batch, rows, columns)
-        tile[..., local].masked_fill_(~visible, hidden_value(tile.dtype))
+        tile[..., local].masked_fill_(~visible, HIDDEN)
 
 
 def visibility(ops: Operands, batch: slice, rows: Index, cols: Index) -> Tensor:

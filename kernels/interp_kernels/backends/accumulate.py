@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp_kernels import probes as P
 from interp_kernels.operands import Operands
-from interp_kernels.tiles import Block, hidden_value
+from interp_kernels.tiles import Block, is_hidden
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Tile:
     def visible(self, column: Tensor | None = None) -> Tensor:
         """Which cells are visible, provided that their row sees a key; or those at ``column`` [b, h, rows, n]."""
         centred = self.centred if column is None else self.centred.gather(-1, column)
-        return centred > hidden_value(centred.dtype) / 2
+        return ~is_hidden(centred)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from interp_kernels import probes as P
 from interp_kernels.backends.accumulate import ROW_PROBES, Closing, PeakIndex, ReceivedSum, RowProbe, Tile
 from interp_kernels.backends.finish import finished
 from interp_kernels.operands import Operands
-from interp_kernels.tiles import TILE_CELLS, Block, blocks, hidden_value, scores
+from interp_kernels.tiles import HIDDEN, TILE_CELLS, Block, blocks, is_hidden, scores
 
 
 def run(
@@ -92,8 +92,7 @@ class _Walk:
 
     def _normaliser(self, block: Block, tiles: list[slice]) -> tuple[Tile | None, Tensor, Tensor]:
         """Each row's maximum m and l = sum exp(s - m); the tile too where there is only one."""
-        hidden = hidden_value(self.ops.compute_dtype)
-        maximum = self.lse.new_full(block.shape, hidden)
+        maximum = self.lse.new_full(block.shape, HIDDEN)
         total = self.lse.new_zeros(block.shape)
         if len(tiles) == 1:
             tile, maximum = self._tile(block, tiles[0])
@@ -108,7 +107,7 @@ class _Walk:
     def _close(self, block: Block, maximum: Tensor, total: Tensor) -> Closing:
         """Write the log-sum-exp, with the sink's share, and give the factors that close the row's sums."""
         # Written so that NaN counts as seen: it must show in the results, not vanish as an empty row.
-        seen = ~(maximum <= hidden_value(maximum.dtype) / 2)
+        seen = ~is_hidden(maximum)
         log_total = total.log()
         if self.ops.sinks is None:
             inverse = 1 / total

@@ -11,6 +11,9 @@ from torch import Tensor
 from interp_kernels import probes as P
 from interp_kernels.operands import Operands
 
+HIDING = torch.finfo(torch.float32).min / 8
+"""Scores at or below it are those of keys that a bias hides: -inf, or the least number that libraries write for it."""
+
 
 def run(ops: Operands, probes: tuple[P.Probe, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Output [B, Hq, Tq, Dv] in the inputs' dtype, log-sum-exp [B, Hq, Tq], and each probe's value."""
@@ -23,7 +26,7 @@ def run(ops: Operands, probes: tuple[P.Probe, ...]) -> tuple[Tensor, Tensor, dic
 
 
 def dense_map(ops: Operands) -> tuple[Tensor, Tensor, Tensor]:
-    """P [B, Hq, Tq, Tk], log-sum-exp [B, Hq, Tq], and m as bool [B, Hq, Tq, Tk] (False at biases of -inf too)."""
+    """P [B, Hq, Tq, Tk], log-sum-exp [B, Hq, Tq], and m as bool [B, Hq, Tq, Tk] (False at biases that hide, too)."""
     dtype, device = ops.compute_dtype, ops.q.device
     i, j = _positions(ops)
     k = ops.k.to(dtype).repeat_interleave(ops.group, dim=1)
@@ -38,15 +41,16 @@ def dense_map(ops: Operands) -> tuple[Tensor, Tensor, Tensor]:
         entry = j[None, :] - torch.arange(ops.queries, device=device)[:, None] + ops.queries - 1
         s = s + ops.relative_bias.to(dtype)[:, entry]
     batch = torch.arange(ops.batch, device=device)[:, None, None, None]
-    visible = ops.mask.allows(i[:, None], j[None, :], batch) & (s != -torch.inf)
+    visible = ops.mask.allows(i[:, None], j[None, :], batch) & ~(s <= HIDING)
     s = s.masked_fill(~visible, -torch.inf)
-    if ops.sinks is None:
-        lse = torch.logsumexp(s, dim=-1)
-    else:
+    logits = s
+    if ops.sinks is not None:
         sinks = ops.sinks.to(dtype)[None, :, None, None].expand(*s.shape[:3], 1)
-        lse = torch.logsumexp(torch.cat([s, sinks], dim=-1), dim=-1)
-    # A row that sees no key has lse = -inf (without sinks): its probabilities are 0, not NaN.
-    attention = torch.exp(s - lse[..., None].masked_fill(lse[..., None] == -torch.inf, 0.0))
+        logits = torch.cat([s, sinks], dim=-1)
+    # The softmax and not exp(s - lse): it loses the digits that a large log-sum-exp has before its point.
+    # A row that sees no key gives NaN there without sinks; its probabilities are 0.
+    attention = logits.softmax(dim=-1)[..., : ops.keys].masked_fill(~visible, 0.0)
+    lse = logits.logsumexp(dim=-1)
     return attention, lse, visible
 
 
@@ -56,8 +60,9 @@ def _measure(probe: P.Probe, ops: Operands, attention: Tensor, visible: Tensor) 
         return {name: _received(probe, ops, attention, visible)}
     counts = _counting(probe, ops) & visible.any(dim=-1)  # [B, Hq, Tq]
     if isinstance(probe, P.Peak):
-        value, index = attention.max(dim=-1)
-        index = index.masked_fill(~visible.any(dim=-1), -1)
+        # Visible keys alone: with a sink that takes all mass every P is 0, and the peak is still a key that is seen.
+        value, index = attention.masked_fill(~visible, -1.0).max(dim=-1)
+        value, index = value.clamp(min=0.0), index.masked_fill(~visible.any(dim=-1), -1)
         stats = {name: _reduced(probe, ops, value, counts)}
         if probe.reduce == "none":
             stats[f"{name}_index"] = index

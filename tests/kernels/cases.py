@@ -1,0 +1,248 @@
+"""Random calls of ``attend`` for hypothesis: shapes, masks, features and probes, each call as torch sees it and as numpy does.
+
+INTERP_EXAMPLES=20000 pytest tests/kernels      many more examples, other ones each time; the seed is printed
+INTERP_SEED=123 INTERP_EXAMPLES=20000 pytest …  the same ones again
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import hypothesis
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+import interp_kernels as ik
+from interp_kernels.backends import cpu
+from tests.kernels.oracle import Map, Sight, attention_map
+
+BACKENDS = ("reference", "cpu", "tiles")
+"""What ``Case.attend`` takes; "tiles" is cpu in the smallest tiles, so that it walks over many."""
+
+EXAMPLES = os.environ.get("INTERP_EXAMPLES")
+SEED = int(os.environ.get("INTERP_SEED") or secrets.randbelow(2**32))
+
+
+def randomised(examples: int) -> Callable[[Callable], Callable]:
+    """Run a property on ``examples`` fixed draws; on INTERP_EXAMPLES draws of a fresh, printed seed if that is set."""
+    slow = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
+    common = {"deadline": None, "database": None, "suppress_health_check": slow}
+
+    def decorate(test: Callable) -> Callable:
+        if EXAMPLES is None:
+            return hypothesis.settings(max_examples=examples, derandomize=True, **common)(test)
+        return hypothesis.seed(SEED)(hypothesis.settings(max_examples=int(EXAMPLES), print_blob=True, **common)(test))
+
+    return decorate
+
+
+@dataclass(frozen=True, repr=False)
+class Case:
+    """The arguments of one call. ``sight`` says in plain data what ``mask`` says in the library's words."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: ik.Mask
+    sight: Sight
+    scale: float | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    alibi: Tensor | None = None
+    bias: Tensor | None = None
+    probes: tuple[ik.Probe, ...] = ()
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))
+
+    def rounded(self, dtype: torch.dtype) -> Case:
+        """The same call with every floating input rounded to ``dtype``."""
+        given = {name: getattr(self, name) for name in ("q", "k", "v", "sinks", "alibi", "bias")}
+        return replace(self, **{name: None if x is None else x.to(dtype) for name, x in given.items()})
+
+    def attend(self, backend: str, probes: tuple[ik.Probe, ...] | None = None) -> ik.Attended:
+        attended = ik.attend(
+            self.q,
+            self.k,
+            self.v,
+            mask=self.mask,
+            scale=self.scale,
+            softcap=self.softcap,
+            sinks=self.sinks,
+            alibi=self.alibi,
+            bias=self.bias,
+            probes=self.probes if probes is None else probes,
+            backend="cpu" if backend == "tiles" else backend,  # pyright: ignore[reportArgumentType]
+        )
+        if backend != "tiles":
+            return attended
+        output, lse, stats = cpu.run(attended.map.operands, self.probes if probes is None else probes, tile_cells=1)
+        return replace(attended, output=output, lse=lse, stats=stats, map=replace(attended.map, lse=lse))
+
+    def golden(self) -> Map:
+        """The map in float64, of the inputs as they are."""
+
+        def wide(x: Tensor | None) -> np.ndarray | None:
+            return None if x is None else x.double().numpy()
+
+        return attention_map(
+            self.q.double().numpy(),
+            self.k.double().numpy(),
+            self.sight,
+            scale=self.scale,
+            softcap=self.softcap,
+            sinks=wide(self.sinks),
+            alibi=wide(self.alibi),
+            bias=wide(self.bias),
+        )
+
+
+def described(value: object) -> str:
+    """Shapes and settings, for hypothesis to print: the numbers follow from its seed."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(described(x) for x in value)})"
+    if is_dataclass(value):
+        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        return f"{type(value).__name__}({', '.join(f'{n}={described(x)}' for n, x in given.items() if x is not None)})"
+    return repr(value)
+
+
+@st.composite
+def cases(draw: st.DrawFn, long: bool = False, probes: bool = True) -> Case:
+    """A random call in float64 whose floating inputs are exact in float32. ``long``: more than one key tile and row block."""
+    random = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random).double()
+
+    batch, kv_heads = draw(st.integers(1, 2 if long else 3)), draw(st.integers(1, 2))
+    heads = kv_heads * draw(st.sampled_from([1, 2, 3]))
+    if long:
+        queries, keys = draw(st.sampled_from([(1, 300), (20, 290), (150, 150), (70, 129), (17, 257), (140, 20)]))
+    else:
+        queries, keys = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    width, value_width = draw(st.sampled_from([1, 8, 20, 80])), draw(st.sampled_from([1, 5, 8, 80]))
+    mask, sight = draw(masks(batch, queries, keys))
+    shapes = [(), (heads, queries + keys - 1), (queries, keys), (heads, 1, keys), (batch, 1, queries, keys)]
+    shapes += [(batch, heads, queries, 1), (1, heads, queries, keys), (batch, heads, queries, keys)]
+    bias = None
+    if draw(st.booleans()):
+        bias = 2 * normal(*draw(st.sampled_from(shapes)))
+        if draw(st.booleans()):
+            hiding = -torch.inf if draw(st.booleans()) else float(torch.finfo(torch.bfloat16).min)
+            bias = bias.masked_fill(torch.rand(bias.shape, generator=random) < 0.3, hiding)
+    case = Case(
+        q=normal(batch, heads, queries, width) * draw(st.sampled_from([0.0, 0.3, 1.0, 5.0])),
+        k=normal(batch, kv_heads, keys, width),
+        v=normal(batch, kv_heads, keys, value_width),
+        mask=mask,
+        sight=sight,
+        scale=draw(st.sampled_from([None, 0.25, -0.5])),
+        softcap=draw(st.sampled_from([None, None, 0.5, 30.0])),
+        sinks=3 * normal(heads) if draw(st.booleans()) else None,
+        alibi=draw(st.sampled_from([0.01, 1.0])) * normal(heads).abs() if draw(st.booleans()) else None,
+        bias=bias,
+    )
+    return replace(case, probes=draw(probe_sets(case, random))) if probes else case
+
+
+@st.composite
+def masks(draw: st.DrawFn, batch: int, queries: int, keys: int) -> tuple[ik.Mask, Sight]:
+    """A mask built with the class methods and ``&``, of any combination of conditions, each up to twice."""
+    random = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    parts: list[ik.Mask] = []
+    causal, windows, keeps, documents, predicates = False, [], [], [], []
+    offset = keys - queries
+    kinds = ["causal", "full", "padding", "documents", "predicate", "offset"]
+    for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=4)):
+        if kind in ("causal", "full"):
+            window = draw(st.none() | st.integers(1, keys + 3))
+            windows += [] if window is None else [window]
+            causal |= kind == "causal"
+            parts.append(ik.Mask.causal(window=window) if kind == "causal" else ik.Mask.full(window=window))
+        elif kind == "padding":
+            keep = torch.rand(batch, keys, generator=random) < draw(st.sampled_from([0.0, 0.3, 0.8]))
+            keeps.append(keep.numpy())
+            parts.append(ik.Mask.from_padding(keep if draw(st.booleans()) else keep.long()))
+        elif kind == "documents":
+            ids = torch.randint(0, 3, (batch, 2 * (queries + keys) + 4), generator=random)
+            ids = ids if draw(st.booleans()) else ids.sort(dim=1).values
+            documents.append(ids.numpy())
+            parts.append(ik.Mask.from_documents(ids))
+        elif kind == "predicate":
+            n = draw(st.integers(2, 4))
+
+            def predicate(b, i, j, n: int = n):
+                return (i + 2 * j + b) % n != 0
+
+            predicates.append(predicate)
+            parts.append(ik.Mask.from_predicate(predicate))
+        else:
+            offset = draw(st.integers(-3, keys + 3))
+            parts = [part.with_offset(offset) for part in parts]
+            parts.append(ik.Mask.causal(offset=offset) if draw(st.booleans()) else ik.Mask.full().with_offset(offset))
+            causal |= parts[-1].is_causal
+    if documents and offset < 0:
+        offset = 0
+        parts = [part.with_offset(0) for part in parts]
+    mask = parts[0]
+    for part in parts[1:]:
+        mask = mask & part
+    return mask, Sight(offset, causal, tuple(windows), tuple(keeps), tuple(documents), tuple(predicates))
+
+
+@st.composite
+def probe_sets(draw: st.DrawFn, case: Case, random: torch.Generator) -> tuple[ik.Probe, ...]:
+    """Some probes of every kind, in any order, with any of their options."""
+    (batch, heads, queries, _), keys = case.q.shape, case.k.shape[2]
+
+    def of_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+        return draw(st.sampled_from(shapes))
+
+    def labels(n: int) -> Tensor:
+        return torch.randint(-1, 4, of_shape([(n,), (batch, n)]), generator=random)
+
+    def options(index: int, kind: str) -> dict:
+        given: dict = {"name": draw(st.sampled_from([None, f"p{index}"])) if index < len(kinds) else f"p{index}"}
+        if draw(st.booleans()):
+            shape = of_shape([(queries,), (batch, queries)])
+            given["queries"] = torch.rand(shape, generator=random) < draw(st.sampled_from([0.0, 0.6]))
+        if kind != "received":
+            given["reduce"] = draw(st.sampled_from(["none", "mean"]))
+        return given
+
+    kinds = ["entropy", "peak", "key_mass", "label_match", "offset_mass", "distance", "received"]
+    chosen: list[ik.Probe] = []
+    for index, kind in enumerate([*draw(st.permutations(kinds)), *draw(st.lists(st.sampled_from(kinds), max_size=3))]):
+        common = options(index, kind)
+        if kind == "entropy":
+            chosen.append(ik.Entropy(**common))
+        elif kind == "peak":
+            chosen.append(ik.Peak(**common))
+        elif kind == "key_mass":
+            shape = (*of_shape([(keys,), (batch, keys), (batch, heads, keys)]), draw(st.integers(1, 3)))
+            weights = torch.randn(shape, generator=random)
+            chosen.append(ik.KeyMass(weights if draw(st.booleans()) else weights > 0, **common))
+        elif kind == "label_match":
+            chosen.append(ik.LabelMatch(labels(queries), labels(keys), strict=draw(st.booleans()), **common))
+        elif kind == "offset_mass":
+            offsets = draw(st.lists(st.integers(-keys - 2, keys + 2), min_size=1, max_size=4))
+            chosen.append(ik.OffsetMass(tuple(offsets), **common))
+        elif kind == "distance":
+            chosen.append(ik.Distance(draw(st.none() | st.integers(1, keys + 1)), **common))
+        else:
+            shape = of_shape([(queries,), (batch, queries), (batch, heads, queries)])
+            weights = torch.rand(shape, generator=random) if draw(st.booleans()) else None
+            chosen.append(ik.Received(weights, normalize=draw(st.booleans()), **common))
+    return tuple(chosen)

@@ -1,0 +1,255 @@
+"""The lazy map: every method against the oracle's dense map, over random masks and features and over many tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse.linalg import svds
+
+import interp_kernels as ik
+from interp_kernels import map as map_module
+from interp_kernels.tiles import blocks
+from tests.kernels.cases import Case, cases, randomised
+from tests.kernels.oracle import Sight
+
+close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+
+
+@contextmanager
+def smallest_tiles() -> Iterator[None]:
+    """Walks over the map take 16 rows of one KV head and 128 keys at a time."""
+    with (
+        mock.patch.object(map_module, "TILE_CELLS", 1),
+        mock.patch.object(map_module, "blocks", partial(blocks, cells=1)),
+    ):
+        yield
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+
+
+def check_all(case: Case, block: int, k: int, index: list[int], start: int, stop: int) -> None:
+    golden = case.golden()
+    p, visible = golden.p, golden.visible
+    batch, heads, queries, keys = p.shape
+    lazy = case.attend("cpu").map
+    assert lazy.shape == p.shape
+    close(lazy.dense(), p)
+    index = [i % (2 * queries) - queries for i in index]
+    close(lazy.rows(index), p[:, :, index])
+    close(lazy.rows(index[0]), p[:, :, index[:1]])
+    close(lazy.rows(torch.tensor(index, dtype=torch.int32)), p[:, :, index])
+    close(lazy.tile(slice(start, stop), slice(stop, None)), p[:, :, start:stop, stop:])
+    close(lazy.tile(slice(-2, None), slice(None, -1)), p[:, :, -2:, :-1])
+    for d in (-keys, -1, 0, 1, start, keys + queries):
+        close(lazy.diagonal(d), diagonal(p, d, golden.offset))
+    close(lazy.pool(block), pooled(p, visible, block, "mean"))
+    close(lazy.pool(block, op="max"), pooled(p, visible, block, "max"))
+    check_topk(lazy, p, visible, k)
+    for shape in [(keys, 3), (batch, keys, 1), (batch, heads, keys, 2), (batch, 1, keys, 2)]:
+        x = normal(*shape)
+        spread = np.broadcast_to(x.numpy() if x.ndim != 3 else x.numpy()[:, None], (batch, heads, keys, shape[-1]))
+        close(lazy.matmul(x), p @ spread)
+    for shape in [(queries,), (batch, queries), (batch, heads, queries)]:
+        w = normal(*shape)
+        spread = np.broadcast_to(w.numpy() if w.ndim != 2 else w.numpy()[:, None], (batch, heads, queries))
+        close(lazy.rmatmul(w), (spread[..., None] * p).sum(axis=2))
+    b, h = start % batch, stop % heads
+    one = lazy.head(b, h)
+    assert one.shape == (1, 1, queries, keys)
+    close(one.dense()[0, 0], p[b, h])
+    close(lazy.head(b - batch, h - heads).rmatmul(torch.ones(queries))[0, 0], p[b, h].sum(axis=0))
+
+
+def check_topk(lazy: ik.AttentionMap, p: np.ndarray, visible: np.ndarray, k: int) -> None:
+    values, found = (x.numpy() for x in lazy.topk(k))
+    assert values.shape == found.shape == (*p.shape[:3], k)
+    for at in np.ndindex(*p.shape[:3]):
+        keys = np.flatnonzero(visible[at])
+        best = keys[np.argsort(-p[at][keys], kind="stable")][:k]
+        assert (found[at][best.size :] == -1).all()
+        assert (values[at][best.size :] == 0).all()
+        close(values[at][: best.size], p[at][best])
+        # Which of two keys comes first may differ where their probabilities are equal but for rounding.
+        chosen = found[at][: best.size]
+        assert visible[at][chosen].all()
+        assert np.unique(chosen).size == chosen.size
+        close(p[at][chosen], p[at][best])
+
+
+def diagonal(p: np.ndarray, d: int, offset: int) -> np.ndarray:
+    value = np.zeros(p.shape[:3])
+    for row in range(p.shape[2]):
+        if 0 <= row + offset - d < p.shape[3]:
+            value[:, :, row] = p[:, :, row, row + offset - d]
+    return value
+
+
+def pooled(p: np.ndarray, visible: np.ndarray, block: int, op: str) -> np.ndarray:
+    batch, heads, queries, keys = p.shape
+    value = np.zeros((batch, heads, -(-queries // block), -(-keys // block)))
+    for b, h, i, j in np.ndindex(*value.shape):
+        square = (b, h, slice(i * block, (i + 1) * block), slice(j * block, (j + 1) * block))
+        if visible[square].any():
+            value[b, h, i, j] = p[square].sum() / visible[square].sum() if op == "mean" else p[square].max()
+    return value
+
+
+options = {
+    "block": st.integers(1, 30),
+    "k": st.integers(1, 30),
+    "index": st.lists(st.integers(0, 1000), min_size=1, max_size=4),
+    "start": st.integers(0, 20),
+    "stop": st.integers(0, 20),
+}
+
+
+@randomised(80)
+@given(case=cases(probes=False), **options)
+def test_every_method_agrees_with_the_oracle(case: Case, **given_options) -> None:
+    check_all(case, **given_options)
+
+
+@randomised(12)
+@given(case=cases(long=True, probes=False), **options)
+def test_every_method_agrees_with_the_oracle_over_many_tiles(case: Case, **given_options) -> None:
+    with smallest_tiles():
+        check_all(case, **given_options)
+
+
+def featured(queries: int = 40, keys: int = 44) -> Case:
+    """Padding, a window, sinks, groups of heads and a softcap in one call."""
+    sight_keep = torch.ones(2, keys, dtype=torch.bool)
+    sight_keep[1, :7] = False
+    mask = ik.Mask.causal(window=23) & ik.Mask.from_padding(sight_keep)
+    case = Case(
+        q=3 * normal(2, 4, queries, 20),
+        k=normal(2, 2, keys, 20),
+        v=normal(2, 2, keys, 8),
+        mask=mask,
+        sight=Sight(keys - queries, causal=True, windows=(23,), keeps=(sight_keep.numpy(),)),
+        softcap=20.0,
+        sinks=normal(4),
+    )
+    return case
+
+
+def test_ties_go_to_the_lower_key_in_topk_and_none_is_listed_beyond_the_visible_keys() -> None:
+    q, k = torch.zeros(1, 1, 300, 4), torch.zeros(1, 1, 300, 4)
+    lazy = ik.attend(q, k, k).map
+    with smallest_tiles():
+        values, index = lazy.topk(5)
+    assert index[0, 0, 299].tolist() == [0, 1, 2, 3, 4]
+    assert index[0, 0, 2].tolist() == [0, 1, 2, -1, -1]
+    torch.testing.assert_close(values[0, 0, 2], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0, 0]))
+
+
+def test_singular_values_of_a_head_come_from_the_linear_operator() -> None:
+    case = featured()
+    golden = case.golden()
+    operator = case.attend("cpu").map.to_linear_operator(1, 3)
+    assert operator.shape == (40, 44)
+    assert operator.dtype == np.float64
+    u, s, vt = svds(operator, k=5, v0=np.ones(40))
+    expected = np.linalg.svd(golden.p[1, 3], compute_uv=False)[:5]
+    close(np.sort(s)[::-1], expected, rtol=1e-8)
+    close(golden.p[1, 3] @ vt.T, u * s, atol=1e-8)
+
+
+def test_the_linear_operator_multiplies_vectors_and_matrices_from_both_sides() -> None:
+    case = featured()
+    p = case.golden().p[0, 2]
+    operator = case.attend("cpu").map.to_linear_operator(0, 2)
+    x, w = normal(44, 3).numpy(), normal(40, 3).numpy()
+    close(operator.matvec(x[:, 0]), p @ x[:, 0])
+    close(operator.matvec(x[:, :1]), p @ x[:, :1])
+    close(operator.matmat(x), p @ x)
+    close(operator.rmatvec(w[:, 0]), p.T @ w[:, 0])
+    close(operator.rmatmat(w), p.T @ w)
+    close(operator @ x[::-1], p @ x[::-1])
+    frozen = x[:, 0].copy()
+    frozen.flags.writeable = False
+    close(operator.matvec(frozen), p @ frozen)
+
+
+def test_a_float32_map_gives_a_float32_operator() -> None:
+    operator = featured().rounded(torch.bfloat16).attend("cpu").map.to_linear_operator(0, 0)
+    assert operator.dtype == operator.matvec(np.ones(44)).dtype == np.float32
+
+
+def test_rows_sum_to_one_or_to_less_with_a_sink() -> None:
+    case = featured().rounded(torch.float32)
+    ones = torch.ones(44, 1)
+    sums = case.attend("cpu").map.matmul(ones)[..., 0]
+    np.testing.assert_allclose(sums, case.golden().p.sum(axis=-1), atol=1e-5)
+    assert sums.min() < 0.9
+    without = replace(case, sinks=None).attend("cpu").map.matmul(ones)[..., 0]
+    seen = case.golden().visible.any(axis=-1)
+    np.testing.assert_allclose(without, seen.astype(float), atol=1e-5)
+
+
+def test_it_says_what_it_is_without_computing() -> None:
+    lazy = ik.attend(*(torch.zeros(1, 2, 1000, 50) for _ in range(3))).map
+    assert repr(lazy) == "AttentionMap(B=1, Hq=2, Tq=1000, Tk=1000, torch.float32, lazy, 1.2 MB)"
+
+
+def test_dense_refuses_above_its_size_and_says_what_to_ask_instead() -> None:
+    lazy = ik.attend(*(torch.zeros(1, 2, 8192, 1) for _ in range(3)), mask=ik.Mask.causal(window=1)).map
+    with pytest.raises(ValueError, match="dense") as error:
+        lazy.dense()
+    assert str(error.value) == (
+        "dense() would build 1 x 2 x 8192 x 8192 = 134,217,728 cells, more than 67,108,864; ask for rows, a tile, "
+        "pool(block), topk(k) or a product instead, or narrow with head(batch, head)"
+    )
+    assert map_module.DENSE_CELLS == 8192 * 8192
+
+
+BAD = [
+    (lambda m: m.rows([0.5]), r"^index: expected integers, got torch.float32$"),
+    (lambda m: m.rows(torch.tensor([True])), r"^index: expected integers, got torch.bool$"),
+    (lambda m: m.rows([0, 40]), r"^index: expected rows in \[-40, 40\), got \[0, 40\]$"),
+    (lambda m: m.rows(-41), r"^index: expected rows in \[-40, 40\), got \[-41\]$"),
+    (lambda m: m.tile(slice(0, 4, 2), slice(0, 4)), r"^rows: expected a slice of step 1, got slice\(0, 4, 2\)$"),
+    (lambda m: m.tile(slice(0, 4), 3), r"^cols: expected a slice of step 1, got 3$"),
+    (lambda m: m.diagonal(1.5), r"^d: expected an integer, got 1.5$"),
+    (lambda m: m.pool(0), r"^block: expected an integer of at least 1, got 0$"),
+    (lambda m: m.pool(True), r"^block: expected an integer of at least 1, got True$"),
+    (lambda m: m.pool(4, op="sum"), r"^op: expected 'mean' or 'max', got 'sum'$"),
+    (lambda m: m.topk(0), r"^k: expected an integer of at least 1, got 0$"),
+    (lambda m: m.topk(2.0), r"^k: expected an integer of at least 1, got 2.0$"),
+    (
+        lambda m: m.matmul(torch.ones(44)),
+        r"^x: expected \[44, C\], \[2, 44, C\] or \[2, 4, 44, C\], got torch.float32 of shape \[44\]$",
+    ),
+    (
+        lambda m: m.matmul(torch.ones(2, 40, 3)),
+        r"^x: expected \[44, C\], \[2, 44, C\] or \[2, 4, 44, C\], got torch.float32 of shape \[2, 40, 3\]$",
+    ),
+    (lambda m: m.matmul(torch.ones(3, 44, 1)), r"^x: its leading shape \[3, 1\] does not fit B=2, Hq=4$"),
+    (lambda m: m.matmul([1.0]), r"^x: expected \[44, C\], \[2, 44, C\] or \[2, 4, 44, C\], got \[1.0\]$"),
+    (
+        lambda m: m.rmatmul(torch.ones(44)),
+        r"^w: expected \[40\], \[2, 40\] or \[2, 4, 40\], got torch.float32 of shape \[44\]$",
+    ),
+    (lambda m: m.rmatmul(torch.ones(2, 3, 40)), r"^w: its leading shape \[2, 3\] does not fit B=2, Hq=4$"),
+    (lambda m: m.rmatmul(1.0), r"^w: expected \[40\], \[2, 40\] or \[2, 4, 40\], got 1.0$"),
+    (lambda m: m.head(2, 0), r"^batch: expected an index in \[-2, 2\), got 2$"),
+    (lambda m: m.head(0, -5), r"^head: expected an index in \[-4, 4\), got -5$"),
+    (lambda m: m.to_linear_operator(0, 4), r"^head: expected an index in \[-4, 4\), got 4$"),
+]
+
+
+@pytest.mark.parametrize(("ask", "message"), BAD)
+def test_bad_arguments_are_named_with_what_was_expected_and_what_came(ask, message: str) -> None:
+    with pytest.raises((ValueError, IndexError), match=message):
+        ask(featured().attend("cpu").map)
