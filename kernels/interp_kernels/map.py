@@ -198,8 +198,7 @@ class AttentionMap:
             return torch.stack(columns, dim=-1).cpu().numpy()
 
         dtype = "float64" if one.lse.dtype == torch.float64 else "float32"
-        # Scipy's stub has no keyword types for the constructor.
-        return LinearOperator(  # pyright: ignore[reportCallIssue]
+        return LinearOperator(
             dtype=dtype,
             shape=one.shape[2:],
             matvec=lambda x: forward(x.reshape(-1)),
