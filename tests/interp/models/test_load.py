@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import interp
 from interp.errors import InputError
 from interp.models.load import check_config
-from tests.interp.tiny import GROUPED, HEADS, LAYERS
+from tests.interp.tiny import ARCHITECTURES, BERT, GROUPED, HEADS, LAYERS, randomised, token_ids
 
 OWN_ATTENTION: dict[str, tuple[str, dict[str, Any]]] = {
     "BloomForCausalLM": ("BloomConfig", {"hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 11}),
@@ -69,9 +69,14 @@ def test_a_tokenizer_can_be_given(bare_folder: Path, tokenizer):
     assert interp.load(bare_folder, tokenizer=tokenizer).capture("w5 w6").ids.tolist() == [[0, 5, 6]]
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_the_dtype_can_be_chosen(bare_folder: Path, dtype: str, expected: torch.dtype):
-    assert interp.load(bare_folder, dtype=dtype, device="cpu").dtype == expected
+@pytest.mark.parametrize("dtype", ["auto", "float64", "float32", "bfloat16", "float16"])
+def test_the_dtype_can_be_chosen(bare_folder: Path, dtype: str):
+    model = interp.load(bare_folder, dtype=dtype, device="cpu")
+    assert model.dtype == (torch.float32 if dtype == "auto" else getattr(torch, dtype))
+    entropy = model.capture(token_ids((1, 20)))["entropy"][0]
+    assert entropy.dtype == (torch.float64 if dtype == "float64" else torch.float32)
+    exact = interp.load(bare_folder).capture(token_ids((1, 20)))["entropy"][0]
+    torch.testing.assert_close(entropy.float(), exact, rtol=0, atol=0.1)
 
 
 def test_a_model_object_is_used_as_it_is(own_model):
@@ -165,6 +170,39 @@ def test_an_encoder_without_its_pooler_is_loaded(encoder_folder: Path, tmp_path:
     weights = {n: w for n, w in load_file(folder / "model.safetensors").items() if not n.startswith("pooler.")}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert interp.load(folder).shape.layers == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [
+        ("LlamaModel", "LlamaModel"),
+        ("LlamaForSequenceClassification", "LlamaModel"),
+        ("GPT2LMHeadModel", "GPT2LMHeadModel"),
+        ("BertForMaskedLM", "BertModel"),
+    ],
+)
+def test_heads_of_other_tasks(saved: str, loaded: str, tmp_path: Path):
+    """Language models keep their head; of all others the attention is what counts."""
+    name = saved.split("For", maxsplit=1)[0].removesuffix("Model").removesuffix("LMHead").lower()
+    architecture = BERT if name == "bert" else ARCHITECTURES[name]
+    config = getattr(transformers, architecture.config)(**architecture.arguments)
+    model = randomised(getattr(transformers, saved)(config).eval())
+    model.save_pretrained(tmp_path)
+    hooked = interp.load(tmp_path)
+    assert type(hooked.model).__name__ == loaded
+    ids = token_ids((1, 20))
+    own = interp.load(model).capture(ids)
+    assert torch.equal(hooked.capture(ids).stacked("entropy"), own.stacked("entropy"))
+
+
+def test_gpt2_saved_without_its_tied_head(tmp_path: Path):
+    """As the first checkpoints were: the head is the embedding."""
+    model = ARCHITECTURES["gpt2"].build()
+    model.transformer.save_pretrained(tmp_path)
+    write_config(tmp_path, architectures=["GPT2LMHeadModel"])
+    ids = token_ids((1, 20))
+    logits = interp.load(tmp_path).capture(ids, logits=True).logits
+    assert torch.equal(logits, interp.load(model).capture(ids, logits=True).logits)
 
 
 def test_a_tokenizer_that_cannot_be_read(own_copy: Path):
