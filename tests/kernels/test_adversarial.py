@@ -87,6 +87,16 @@ def test_a_tie_across_key_tiles_goes_to_the_lower_key(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_pairs_that_lie_in_different_key_tiles_all_count_in_an_average(backend: str) -> None:
+    pairs, offsets = random_case(), (0, 1, 100, 150, -1)
+    probes = (ik.OffsetMass(offsets), ik.OffsetMass(offsets, name="mean", reduce="mean"))
+    stats = pairs.attend(backend, probes).stats
+    for c, d in enumerate(offsets):
+        expected = stats["offset_mass"][:, :, d:, c].mean(-1) if d >= 0 else torch.full((1, 2), math.nan)
+        torch.testing.assert_close(stats["mean"][..., c], expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_single_visible_key_gets_exactly_all_the_mass(backend: str) -> None:
     case = random_case()
     keep = torch.zeros(1, 200, dtype=torch.bool)
@@ -102,7 +112,7 @@ def test_a_single_visible_key_gets_exactly_all_the_mass(backend: str) -> None:
     assert got.stats["received"].sum() == 400
 
 
-@pytest.mark.parametrize("sink", [None, -1.5])
+@pytest.mark.parametrize("sink", [None, -1.5, -math.inf])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_row_that_sees_no_key_has_defined_values(backend: str, sink: float | None) -> None:
     keep = torch.ones(2, 200, dtype=torch.bool)

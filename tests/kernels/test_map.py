@@ -154,6 +154,13 @@ def test_ties_go_to_the_lower_key_in_topk_and_none_is_listed_beyond_the_visible_
     torch.testing.assert_close(values[0, 0, 2], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0, 0]))
 
 
+def test_a_visible_key_whose_probability_vanishes_is_still_listed_by_topk() -> None:
+    k = torch.tensor([0.0, 1e4, 0.0])[None, None, :, None]
+    values, index = ik.attend(torch.ones_like(k), k, k).map.topk(3)
+    assert index[0, 0].tolist() == [[0, -1, -1], [1, 0, -1], [1, 0, 2]]
+    assert values[0, 0].tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
+
+
 def test_singular_values_of_a_head_come_from_the_linear_operator() -> None:
     case = featured()
     golden = case.golden()
