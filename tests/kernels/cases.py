@@ -134,7 +134,8 @@ def cases(draw: st.DrawFn, long: bool = False, probes: bool = True) -> Case:
         queries, keys = draw(st.integers(1, 24)), draw(st.integers(1, 24))
     width, value_width = draw(st.sampled_from([1, 8, 20, 80])), draw(st.sampled_from([1, 5, 8, 80]))
     mask, sight = draw(masks(batch, queries, keys))
-    shapes = [(), (heads, queries + keys - 1), (queries, keys), (heads, 1, keys), (batch, 1, queries, keys)]
+    relative = (heads, queries + keys - 1)
+    shapes = [(), relative, relative, (queries, keys), (heads, 1, keys), (batch, 1, queries, keys)]
     shapes += [(batch, heads, queries, 1), (1, heads, queries, keys), (batch, heads, queries, keys)]
     bias = None
     if draw(st.booleans()):

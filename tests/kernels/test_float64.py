@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 
+import interp_kernels as ik
+from interp_kernels.backends import cpu
 from tests.kernels import oracle
 from tests.kernels.cases import BACKENDS, Case, cases, randomised
 from tests.kernels.rounding import check_peak_index
@@ -39,3 +42,24 @@ def test_every_result_agrees_with_the_oracle(case: Case) -> None:
 @given(case=cases(long=True))
 def test_every_result_agrees_with_the_oracle_over_many_tiles(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.parametrize("cells", [1, 700, 1700, 2500, 5000, 10_000, 1 << 20])
+def test_results_do_not_depend_on_the_size_of_a_tile(cells: int) -> None:
+    """Blocks of single heads, of two of three KV heads, of whole sequences, and of all of them."""
+    q, k, v = torch.randn(3, 3, 6, 20, 8, generator=torch.Generator().manual_seed(0)).double()
+    k, v, weights = k[:, ::2], v[:, ::2], torch.arange(3 * 6 * 20.0).reshape(3, 6, 20, 1)
+    probes = (
+        ik.Entropy(),
+        ik.Peak(),
+        ik.KeyMass(weights),
+        ik.OffsetMass((1, 7)),
+        ik.Distance(),
+        ik.Received(normalize=True),
+    )
+    whole = ik.attend(q, k, v, probes=probes, backend="reference")
+    output, lse, stats = cpu.run(whole.map.operands, probes, tile_cells=cells)
+    torch.testing.assert_close(output, whole.output)
+    torch.testing.assert_close(lse, whole.lse)
+    for name, value in stats.items():
+        torch.testing.assert_close(value, whole.stats[name])
