@@ -217,6 +217,9 @@ def test_a_text_longer_than_the_context(model: HookedModel, own_model, tokenizer
     scores = scan(model, "previous_token", text=long, beyond_context=True)
     assert [tuple(ids.shape) for ids in inputs] == [(1, CONTEXT + 10)]
     assert scores.settings["beyond_context"] is True
+    # What was allowed is not what was done.
+    short = scan(model, "previous_token", text=TEXT, beyond_context=True)
+    assert short.settings["beyond_context"] is False
     assert scan(learned, "previous_token", text=long, window=100).settings["beyond_context"] is False
 
 
