@@ -1,7 +1,11 @@
-"""The lazy attention map: any row, tile, diagonal, pooling or product of P, never P itself."""
+"""The lazy attention map: any row, tile, diagonal, pooling or product of P, never P itself.
+
+The same for P weighted by its gradient, for relevance: see ``AttentionMap.weighted_by``.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,12 +13,16 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from interp_kernels.gradient import map_gradient
 from interp_kernels.mask import describe
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import TILE_CELLS, Block, blocks, is_hidden, scores
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
+
+DIAGONAL_TILE = 32
+"""Rows and columns of the tiles that ``diagonal`` reads: enough for a product to be worth its call."""
 
 DENSE_CELLS = 1 << 26
 """Most cells, over all heads and sequences, that ``dense`` will build: 256 MB in float32."""
@@ -27,10 +35,13 @@ class AttentionMap:
     i is the query's index (not its position), j the key's index. Every method recomputes the scores that it needs:
     P_ij = exp(s_ij - lse_i), so a row sums to 1 within the rounding of the scores, or to less with sink logits. Values
     are float32 (float64 for float64 inputs), on the inputs' device, and carry no gradient.
+
+    With an ``output_gradient`` (see ``weighted_by``) every method works on max(0, P_ij dP_ij) wherever it says P.
     """
 
     operands: Operands
     lse: Tensor
+    output_gradient: Tensor | None = None  # [B, Hq, Tq, Dv]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -41,14 +52,40 @@ class AttentionMap:
     def __repr__(self) -> str:
         b, h, t, k = self.shape
         ops = self.operands
-        held = [x for x in (ops.q, ops.k, ops.v, self.lse) if x is not None]
+        held = [x for x in (ops.q, ops.k, ops.v, self.lse, self.output_gradient) if x is not None]
         megabytes = sum(x.numel() * x.element_size() for x in held) / 1e6
-        return f"AttentionMap(B={b}, Hq={h}, Tq={t}, Tk={k}, {ops.q.dtype}, lazy, {megabytes:.1f} MB)"
+        weighted = "" if self.output_gradient is None else ", weighted by its gradient"
+        return f"AttentionMap(B={b}, Hq={h}, Tq={t}, Tk={k}, {ops.q.dtype}, lazy{weighted}, {megabytes:.1f} MB)"
+
+    def weighted_by(self, output_gradient: Tensor) -> AttentionMap:
+        """The lazy map of max(0, P_ij dP_ij), with dP_ij = dO_i . v_j the gradient that reaches P_ij.
+
+        Its mean over the heads is the relevance Abar = mean_h max(0, dA * A) of Chefer et al., "Generic
+        Attention-model Explainability" (arXiv 2103.15679), A being P. Values are at least 0, in units of the scalar
+        that was differentiated, and rows no longer sum to 1.
+
+        Args:
+            output_gradient: dO [B, Hq, Tq, Dv], the gradient of a scalar with respect to ``Attended.output``.
+
+        Raises:
+            ValueError: it has another shape, type or device; or the map is weighted already.
+        """
+        ops = self.operands
+        shape = (*self.shape[:3], ops.v.shape[-1])
+        given = output_gradient
+        if not isinstance(given, Tensor) or tuple(given.shape) != shape or not given.is_floating_point():
+            raise ValueError(f"output_gradient: expected a floating tensor {list(shape)}, got {describe(given)}")
+        if given.device != ops.v.device:
+            raise ValueError(f"output_gradient: expected a tensor on {ops.v.device}, got {given.device}")
+        if self.output_gradient is not None:
+            raise ValueError("output_gradient: this map is weighted already; weight the map that attend gave")
+        return AttentionMap(ops, self.lse, given.detach())
 
     def head(self, batch: int, head: int) -> AttentionMap:
         """The map of one head of one sequence, shape (1, 1, Tq, Tk)."""
         b, h = self._index("batch", batch, self.shape[0]), self._index("head", head, self.shape[1])
-        return AttentionMap(self.operands.one_head(b, h), self.lse[b : b + 1, h : h + 1])
+        gradient = None if self.output_gradient is None else self.output_gradient[b : b + 1, h : h + 1]
+        return AttentionMap(self.operands.one_head(b, h), self.lse[b : b + 1, h : h + 1], gradient)
 
     @torch.no_grad()
     def rows(self, index: int | Sequence[int] | Tensor) -> Tensor:
@@ -60,29 +97,32 @@ class AttentionMap:
         if index.numel() and not bool(((index >= -queries) & (index < queries)).all()):
             raise IndexError(f"index: expected rows in [-{queries}, {queries}), got {index.tolist()[:8]}")
         index = torch.where(index < 0, index + queries, index)
-        return self._weights(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), index, slice(0, keys))
+        return self._cells(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), index, slice(0, keys))[0]
 
     @torch.no_grad()
     def tile(self, rows: slice, cols: slice) -> Tensor:
         """P[:, :, rows, cols] for two slices of step 1, [B, Hq, rows, cols]."""
         rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
-        return self._weights(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), rows, cols)
+        return self._cells(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), rows, cols)[0]
 
     @torch.no_grad()
     def diagonal(self, d: int) -> Tensor:
-        """P[i, i - d] for every query, i - d taken on positions; 0 where that key does not exist. [B, Hq, Tq]."""
+        """P[i, i - d] for every query, i - d taken on positions; 0 where that key does not exist. [B, Hq, Tq].
+
+        It is read off square tiles along the diagonal: O(T) time and memory.
+        """
         if isinstance(d, bool) or not isinstance(d, int):
             raise ValueError(f"d: expected an integer, got {d!r}")
         ops = self.operands
         out = torch.zeros(self.shape[:3], dtype=self.lse.dtype, device=self.lse.device)
-        step = 64
+        step = min(DIAGONAL_TILE, max(1, math.isqrt(TILE_CELLS // (ops.batch * ops.heads))))
         for start in range(0, ops.queries, step):
             stop = min(start + step, ops.queries)
             lo, hi = max(start + ops.offset - d, 0), min(stop + ops.offset - d, ops.keys)
             if lo >= hi:
                 continue
             rows = slice(lo + d - ops.offset, hi + d - ops.offset)
-            tile = self._weights(slice(0, ops.batch), slice(0, ops.kv_heads), rows, slice(lo, hi))
+            tile, _ = self._cells(slice(0, ops.batch), slice(0, ops.kv_heads), rows, slice(lo, hi))
             out[:, :, rows] = tile.diagonal(dim1=-2, dim2=-1)
         return out
 
@@ -159,16 +199,21 @@ class AttentionMap:
 
     @torch.no_grad()
     def rmatmul(self, w: Tensor) -> Tensor:
-        """P^T w: what every key gives, c_j = sum_i w_i P_ij. w [Tq], [B, Tq] or [B, Hq, Tq] -> [B, Hq, Tk]."""
+        """P^T w: what every key gives, c_j = sum_i w_i P_ij.
+
+        w [Tq], [B, Tq] or [B, Hq, Tq] -> [B, Hq, Tk]; several vectors at once, [B, Hq, Tq, C] -> [B, Hq, Tk, C].
+        """
         b, h, queries, keys = self.shape
-        if not isinstance(w, Tensor) or w.ndim not in (1, 2, 3) or w.shape[-1] != queries:
-            raise ValueError(f"w: expected [{queries}], [{b}, {queries}] or [{b}, {h}, {queries}], got {describe(w)}")
-        w = self._spread("w", w[..., None], w.ndim == 2).squeeze(-1)
-        out = torch.zeros(b, h, keys, dtype=self.lse.dtype, device=self.lse.device)
+        if not isinstance(w, Tensor) or w.ndim not in (1, 2, 3, 4) or w.shape[-2 if w.ndim == 4 else -1] != queries:
+            wanted = f"[{queries}], [{b}, {queries}], [{b}, {h}, {queries}] or [{b}, {h}, {queries}, C]"
+            raise ValueError(f"w: expected {wanted}, got {describe(w)}")
+        columns = w if w.ndim == 4 else w[..., None]
+        columns = self._spread("w", columns, w.ndim == 2)
+        out = torch.zeros(b, h, columns.shape[-1], keys, dtype=self.lse.dtype, device=self.lse.device)
         for part, cols, p, _ in self._walk():
-            weights = w[part.batch, part.head, part.rows]
-            out[part.batch, part.head, cols] += (weights[..., None, :] @ p).squeeze(-2)
-        return out
+            weights = columns[part.batch, part.head, part.rows].transpose(-1, -2)
+            out[part.batch, part.head, :, cols] += weights @ p
+        return out.transpose(-1, -2) if w.ndim == 4 else out[:, :, 0]
 
     def dense(self) -> Tensor:
         """P itself, [B, Hq, Tq, Tk], for short inputs; refuses above ``DENSE_CELLS`` cells."""
@@ -193,9 +238,8 @@ class AttentionMap:
             return one.matmul(x.reshape(one.shape[3], -1))[0, 0].reshape(-1, *x.shape[1:]).cpu().numpy()
 
         def backward(w):
-            w = torch.as_tensor(w.copy()).to(one.lse).reshape(one.shape[2], -1)
-            columns = [one.rmatmul(w[:, c])[0, 0] for c in range(w.shape[1])]
-            return torch.stack(columns, dim=-1).cpu().numpy()
+            w = torch.as_tensor(w.copy()).to(one.lse)
+            return one.rmatmul(w.reshape(1, 1, one.shape[2], -1))[0, 0].cpu().numpy()
 
         dtype = "float64" if one.lse.dtype == torch.float64 else "float32"
         return LinearOperator(
@@ -207,17 +251,34 @@ class AttentionMap:
             rmatmat=backward,
         )
 
-    def _weights(self, batch: slice, kv: slice, rows: slice | Tensor, cols: slice) -> Tensor:
+    def _cells(
+        self, batch: slice, kv: slice, rows: slice | Tensor, cols: slice, buffers: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """What the map holds in a tile, and which of its cells are visible. Everything that is asked of the map comes from here.
+
+        buffers: flat tensors with room for the tile, one for P and one for dP, else they are allocated.
+        """
         ops = self.operands
-        tile = scores(ops, batch, kv, rows, cols)
-        lse = self.lse[batch, kv.start * ops.group : kv.stop * ops.group][:, :, rows, None]
-        hidden = is_hidden(tile)
+        head = slice(kv.start * ops.group, kv.stop * ops.group)
+        tile = scores(ops, batch, kv, rows, cols, out=buffers[0] if buffers else None)
+        visible = ~is_hidden(tile)
+        lse = self.lse[batch, head][:, :, rows, None]
         # Recomputed scores may exceed the log-sum-exp by rounding; a probability may not exceed 1.
-        return tile.sub_(lse.masked_fill(lse == -torch.inf, 0.0)).clamp_(max=0.0).exp_().masked_fill_(hidden, 0.0)
+        tile.sub_(lse.masked_fill(lse == -torch.inf, 0.0)).clamp_(max=0.0).exp_()
+        if self.output_gradient is not None:
+            gradient = map_gradient(
+                ops, self.output_gradient, batch, kv, rows, cols, out=buffers[1] if buffers else None
+            )
+            tile.mul_(gradient).clamp_(min=0.0)
+        return tile.masked_fill_(~visible, 0.0), visible
 
     def _walk(self) -> Iterator[tuple[Block, slice, Tensor, Tensor]]:
-        """Every visible tile: its rows and heads, its columns, P, and which cells are visible."""
+        """Every visible tile: its rows and heads, its columns, what the map holds, and which cells are visible.
+
+        A tile is overwritten by the next one.
+        """
         ops = self.operands
+        buffers: tuple[Tensor, ...] = ()
         for part in blocks(ops):
             first, last = part.rows.start + ops.offset, part.rows.stop - 1 + ops.offset
             lo, hi = ops.mask.key_span(first, last, ops.keys)
@@ -225,10 +286,11 @@ class AttentionMap:
             width = max(128, TILE_CELLS // (sequences * heads * rows))
             for j in range(lo, hi, width):
                 cols = slice(j, min(j + width, hi))
-                tile = scores(ops, part.batch, part.kv, part.rows, cols)
-                visible = ~is_hidden(tile)
-                lse = self.lse[part.batch, part.head, part.rows, None]
-                tile.sub_(lse.masked_fill(lse == -torch.inf, 0.0)).clamp_(max=0.0).exp_().masked_fill_(~visible, 0.0)
+                needed = sequences * heads * rows * (cols.stop - cols.start)
+                if not buffers or buffers[0].numel() < needed:
+                    count = 1 if self.output_gradient is None else 2
+                    buffers = tuple(self.lse.new_empty(needed) for _ in range(count))
+                tile, visible = self._cells(part.batch, part.kv, part.rows, cols, buffers)
                 yield part, cols, tile, visible
 
     def _spread(self, name: str, x: Tensor, per_sequence: bool) -> Tensor:

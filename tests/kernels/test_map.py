@@ -39,11 +39,24 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
 
 
-def check_all(case: Case, block: int, k: int, index: list[int], start: int, stop: int) -> None:
+def weighted(p: np.ndarray, gradient: torch.Tensor, v: torch.Tensor) -> np.ndarray:
+    """max(0, P_ij dP_ij), one cell at a time."""
+    value = np.zeros(p.shape)
+    group = p.shape[1] // v.shape[1]
+    for b, h, i, j in np.ndindex(*p.shape):
+        change = gradient[b, h, i].double().numpy() @ v[b, h // group, j].double().numpy()
+        value[b, h, i, j] = max(0.0, p[b, h, i, j] * change)
+    return value
+
+
+def check_all(case: Case, by_gradient: bool, block: int, k: int, index: list[int], start: int, stop: int) -> None:
     golden = case.golden()
     p, visible = golden.p, golden.visible
     batch, heads, queries, keys = p.shape
     lazy = case.attend("cpu").map
+    if by_gradient:
+        gradient = 10 * normal(batch, heads, queries, case.v.shape[-1])
+        lazy, p = lazy.weighted_by(gradient), weighted(p, gradient, case.v)
     assert lazy.shape == p.shape
     close(lazy.dense(), p)
     index = [i % (2 * queries) - queries for i in index]
@@ -65,6 +78,9 @@ def check_all(case: Case, block: int, k: int, index: list[int], start: int, stop
         w = normal(*shape)
         spread = np.broadcast_to(w.numpy() if w.ndim != 2 else w.numpy()[:, None], (batch, heads, queries))
         close(lazy.rmatmul(w), (spread[..., None] * p).sum(axis=2))
+    for shape in [(batch, heads, queries, 3), (1, heads, queries, 1)]:
+        w = normal(*shape)
+        close(lazy.rmatmul(w), p.swapaxes(-1, -2) @ np.broadcast_to(w.numpy(), (batch, heads, queries, shape[-1])))
     for b, h in np.ndindex(batch, heads):
         one = lazy.head(b, h)
         assert one.shape == (1, 1, queries, keys)
@@ -108,6 +124,7 @@ def pooled(p: np.ndarray, visible: np.ndarray, block: int, op: str) -> np.ndarra
 
 
 options = {
+    "by_gradient": st.booleans(),
     "block": st.integers(1, 30),
     "k": st.integers(1, 30),
     "index": st.lists(st.integers(0, 1000), min_size=1, max_size=4),
@@ -163,6 +180,43 @@ def test_a_visible_key_whose_probability_vanishes_is_still_listed_by_topk() -> N
     assert values[0, 0].tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
 
 
+def test_weighted_by_the_gradient_it_is_what_autograd_gives_for_the_map() -> None:
+    """dP of a scalar of the output, by autograd through the dense map, as the authors of the method take it."""
+    case = featured()
+    attended = case.attend("cpu")
+    p = attended.map.dense().requires_grad_()
+    (p @ case.v.repeat_interleave(2, dim=1)).sin().sum().backward()
+    gradient = attended.output.cos()
+    assert p.grad is not None
+    expected = (p * p.grad).clamp(min=0).detach()
+    lazy = attended.map.weighted_by(gradient)
+    close(lazy.dense(), expected)
+    assert (expected > 0).float().mean() > 0.1
+    relevance = expected.mean(dim=1)
+    close(lazy.rmatmul(torch.full((2, 4, 40), 0.25)).sum(dim=1), relevance.sum(dim=1))
+
+
+def test_weighted_rows_without_keys_are_zero_and_hidden_cells_stay_zero_for_any_gradient() -> None:
+    q, big = torch.ones(1, 1, 3, 2), 2.0**100
+    lazy = ik.attend(q, q, q, mask=ik.Mask.causal(offset=-1)).map.weighted_by(torch.full((1, 1, 3, 2), big))
+    expected = torch.tensor([[0, 0, 0], [2 * big, 0, 0], [big, big, 0]])
+    torch.testing.assert_close(lazy.dense()[0, 0], expected)
+    values, index = lazy.topk(2)
+    assert index[0, 0].tolist() == [[-1, -1], [0, -1], [0, 1]]
+    torch.testing.assert_close(values[0, 0], expected[:, :2])
+
+
+def test_a_weighted_map_keeps_no_graph_and_says_what_it_is() -> None:
+    lazy = ik.attend(*(torch.zeros(1, 2, 1000, 50) for _ in range(3))).map
+    gradient = torch.zeros(1, 2, 1000, 50, requires_grad=True)
+    one = lazy.weighted_by(gradient)
+    assert one.output_gradient is not None
+    assert not one.output_gradient.requires_grad
+    assert repr(one.head(0, 1)) == (
+        "AttentionMap(B=1, Hq=1, Tq=1000, Tk=1000, torch.float32, lazy, weighted by its gradient, 0.8 MB)"
+    )
+
+
 def test_singular_values_of_a_head_come_from_the_linear_operator() -> None:
     case = featured()
     golden = case.golden()
@@ -173,6 +227,14 @@ def test_singular_values_of_a_head_come_from_the_linear_operator() -> None:
     expected = np.linalg.svd(golden.p[1, 3], compute_uv=False)[:5]
     close(np.sort(s)[::-1], expected, rtol=1e-8)
     close(golden.p[1, 3] @ vt.T, u * s, atol=1e-8)
+
+
+def test_singular_values_of_a_head_of_2048_tokens_need_no_map() -> None:
+    q, k, v = (normal(1, 1, 2048, 16).float() for _ in range(3))
+    lazy = ik.attend(2 * q, k.roll(1, dims=2), v).map
+    _, s, _ = svds(lazy.to_linear_operator(0, 0), k=3, v0=np.ones(2048), tol=1e-4)
+    expected = torch.linalg.svdvals(lazy.dense()[0, 0])[:3]
+    close(np.sort(s)[::-1], expected, rtol=1e-3)
 
 
 def test_the_linear_operator_multiplies_vectors_and_matrices_from_both_sides() -> None:
@@ -248,10 +310,28 @@ BAD = [
     (lambda m: m.matmul([1.0]), r"^x: expected \[44, C\], \[2, 44, C\] or \[2, 4, 44, C\], got \[1.0\]$"),
     (
         lambda m: m.rmatmul(torch.ones(44)),
-        r"^w: expected \[40\], \[2, 40\] or \[2, 4, 40\], got torch.float32 of shape \[44\]$",
+        r"^w: expected \[40\], \[2, 40\], \[2, 4, 40\] or \[2, 4, 40, C\], got torch.float32 of shape \[44\]$",
     ),
     (lambda m: m.rmatmul(torch.ones(2, 3, 40)), r"^w: its leading shape \[2, 3\] does not fit B=2, Hq=4$"),
-    (lambda m: m.rmatmul(1.0), r"^w: expected \[40\], \[2, 40\] or \[2, 4, 40\], got 1.0$"),
+    (lambda m: m.rmatmul(1.0), r"^w: expected \[40\], \[2, 40\], \[2, 4, 40\] or \[2, 4, 40, C\], got 1.0$"),
+    (lambda m: m.rmatmul(torch.ones(3, 4, 40, 2)), r"^w: its leading shape \[3, 4\] does not fit B=2, Hq=4$"),
+    (
+        lambda m: m.weighted_by(torch.ones(2, 4, 40, 20)),
+        r"^output_gradient: expected a floating tensor \[2, 4, 40, 8\], got torch.float32 of shape \[2, 4, 40, 20\]$",
+    ),
+    (
+        lambda m: m.weighted_by(torch.ones(2, 4, 40, 8, dtype=torch.int64)),
+        r"^output_gradient: expected a floating tensor \[2, 4, 40, 8\], got torch.int64 of shape \[2, 4, 40, 8\]$",
+    ),
+    (lambda m: m.weighted_by(None), r"^output_gradient: expected a floating tensor \[2, 4, 40, 8\], got None$"),
+    (
+        lambda m: m.weighted_by(torch.ones(2, 4, 40, 8, device="meta")),
+        r"^output_gradient: expected a tensor on cpu, got meta$",
+    ),
+    (
+        lambda m: m.weighted_by(torch.ones(2, 4, 40, 8)).weighted_by(torch.ones(2, 4, 40, 8)),
+        r"^output_gradient: this map is weighted already; weight the map that attend gave$",
+    ),
     (lambda m: m.head(2, 0), r"^batch: expected an index in \[-2, 2\), got 2$"),
     (lambda m: m.head(0, -5), r"^head: expected an index in \[-4, 4\), got -5$"),
     (lambda m: m.to_linear_operator(0, 4), r"^head: expected an index in \[-4, 4\), got 4$"),

@@ -104,8 +104,9 @@ def lazy(call: dict[str, Any]) -> ik.AttentionMap:
         lambda m: m.matmul(torch.ones(T, 4)),
         lambda m: m.rmatmul(torch.ones(T)),
         lambda m: m.head(0, 0).rmatmul(torch.ones(T)),
+        lambda m: m.weighted_by(torch.ones(1, HEADS, T, WIDTH)).rmatmul(torch.ones(T)),
     ],
-    ids=["rows", "tile", "diagonal", "pool mean", "pool max", "topk", "matmul", "rmatmul", "one head"],
+    ids=["rows", "tile", "diagonal", "pool mean", "pool max", "topk", "matmul", "rmatmul", "one head", "weighted"],
 )
 def test_the_lazy_map_never_builds_the_map(lazy: ik.AttentionMap, ask: Callable[[ik.AttentionMap], object]) -> None:
     with Allocations(lazy.operands.q, lazy.operands.k, lazy.operands.v, lazy.lse) as seen:
