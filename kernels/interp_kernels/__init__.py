@@ -3,19 +3,34 @@
 from interp_kernels.api import Attended, attend
 from interp_kernels.map import AttentionMap
 from interp_kernels.mask import Mask
-from interp_kernels.probes import Distance, Entropy, KeyMass, LabelMatch, OffsetMass, Peak, Probe, Received
+from interp_kernels.probes import (
+    Distance,
+    DistanceHistogram,
+    Entropy,
+    KeyMass,
+    LabelMatch,
+    OffsetMass,
+    Peak,
+    Pooled,
+    Probe,
+    Received,
+    TopK,
+)
 
 __all__ = [
     "Attended",
     "AttentionMap",
     "Distance",
+    "DistanceHistogram",
     "Entropy",
     "KeyMass",
     "LabelMatch",
     "Mask",
     "OffsetMass",
     "Peak",
+    "Pooled",
     "Probe",
     "Received",
+    "TopK",
     "attend",
 ]

@@ -5,22 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends import cpu, reference
+from interp_kernels.backends import BACKENDS
+from interp_kernels.differentiable import run_with_gradients
 from interp_kernels.map import AttentionMap
 from interp_kernels.mask import Mask, describe
 from interp_kernels.operands import Operands
 
 Backend = Literal["auto", "reference", "cpu"]
 
-BACKENDS = {"reference": reference.run, "cpu": cpu.run}
 CAUSAL = Mask.causal()
-PROBES = (P.Entropy, P.Peak, P.KeyMass, P.LabelMatch, P.OffsetMass, P.Distance, P.Received)
+PROBES = (
+    P.Entropy,
+    P.Peak,
+    P.TopK,
+    P.KeyMass,
+    P.LabelMatch,
+    P.OffsetMass,
+    P.Distance,
+    P.DistanceHistogram,
+    P.Received,
+    P.Pooled,
+)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -28,11 +40,11 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class Attended:
     """What ``attend`` returns.
 
-    output  [B, Hq, Tq, Dv], in the dtype of v
+    output  [B, Hq, Tq, Dv], in the dtype of v; carries gradients to q, k, v and the sinks
     lse     [B, Hq, Tq], natural log of the sum of exponentials, sink logits included; -inf for a row that sees no key.
-            float32 (float64 for float64 inputs)
-    stats   {probe name: value}, see each probe
-    map     the lazy map; it refers to q, k and v, not to the T x T map
+            float32 (float64 for float64 inputs); carries no gradient
+    stats   {probe name: value}, see each probe; they carry no gradient
+    map     the lazy map; it refers to q, k and v, not to the T x T map, and to no graph of theirs
     """
 
     output: Tensor
@@ -76,25 +88,30 @@ def attend(
         probes: what to measure; names must differ.
         backend: "auto", "reference" (dense, O(T^2) memory, the definition) or "cpu" (tiled, O(T) memory).
 
-    A row that sees no key has output 0, log-sum-exp -inf (or its sink), entropy 0 and peak 0 with index -1. Results carry
-    no gradient; inputs that ask for one are refused while gradients are enabled.
+    A row that sees no key has output 0, log-sum-exp -inf (or its sink), entropy 0 and peak 0 with index -1.
+
+    Gradients flow from the output to those of q, k, v and sinks that ask for one, in O(T) memory with either backend; not
+    to alibi and bias, and not from the log-sum-exp and the statistics. There are no second derivatives. A row that sees
+    no key gives zero gradients.
 
     Raises:
         ValueError: an argument does not fit; the message names it, what was expected and what came.
     """
     ops = _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias)
     chosen = tuple(_checked_probe(probe, ops) for probe in probes)
-    labels = [label for p in chosen for label in (p.label, f"{p.label}_index")[: 2 if isinstance(p, P.Peak) else 1]]
+    labels = [label for probe in chosen for label in probe.labels]
     if len(set(labels)) < len(labels):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         raise ValueError(f"probes: names must differ, {twice} come twice; give each its own name=")
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend: expected one of {['auto', *BACKENDS]}, got {backend!r}")
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        raise ValueError("q, k, v: attend gives no gradients yet; call it under torch.no_grad() or detach its inputs")
-    with torch.no_grad():
-        output, lse, stats = BACKENDS["cpu" if backend == "auto" else backend](ops, chosen)
-    return Attended(output, lse, stats, AttentionMap(ops, lse))
+    run = BACKENDS["cpu" if backend == "auto" else backend]
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, sinks)):
+        output, lse, stats = run_with_gradients(run, ops, chosen)
+    else:
+        with torch.no_grad():
+            output, lse, stats = run(ops, chosen)
+    return Attended(output, lse, stats, AttentionMap(ops.detached(), lse))
 
 
 def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
@@ -163,9 +180,30 @@ def _checked_bias(bias, b: int, heads: int, queries: int, keys: int, q: Tensor) 
 def _checked_probe(probe: P.Probe, ops: Operands) -> P.Probe:
     if type(probe) not in PROBES:
         raise ValueError(f"probes: expected instances of Entropy, Peak, KeyMass, ..., got {describe(probe)}")
-    where, b, t, k = f"{type(probe).__name__}.", ops.batch, ops.queries, ops.keys
+    where = f"{type(probe).__name__}."
     if probe.reduce not in ("none", "mean"):
         raise ValueError(f"{where}reduce: expected 'none' or 'mean', got {probe.reduce!r}")
+    if probe.reduce != "none" and isinstance(probe, P.Received | P.Pooled):
+        each, use = ("key", "weights= or queries=") if isinstance(probe, P.Received) else ("square", "queries=")
+        raise ValueError(f"{where}reduce: it has a value per {each} and no query axis to average; use {use}")
+    _check_probe_tensors(probe, where, ops)
+    if isinstance(probe, P.OffsetMass):
+        return replace(probe, offsets=_checked_offsets(f"{where}offsets", probe.offsets))
+    if isinstance(probe, P.DistanceHistogram):
+        return replace(probe, edges=_checked_edges(f"{where}edges", probe.edges))
+    if isinstance(probe, P.Distance) and probe.window is not None:
+        _check_count(f"{where}window", probe.window, "None or an integer")
+    if isinstance(probe, P.TopK):
+        _check_count(f"{where}k", probe.k)
+    if isinstance(probe, P.Pooled):
+        _check_count(f"{where}block", probe.block)
+        if probe.op not in ("mean", "max"):
+            raise ValueError(f"{where}op: expected 'mean' or 'max', got {probe.op!r}")
+    return probe
+
+
+def _check_probe_tensors(probe: P.Probe, where: str, ops: Operands) -> None:
+    b, t, k = ops.batch, ops.queries, ops.keys
     if probe.queries is not None:
         _check_tensor(f"{where}queries", probe.queries, [(t,), (b, t)], ops.q, kind="a bool")
     if isinstance(probe, P.KeyMass):
@@ -174,22 +212,31 @@ def _checked_probe(probe: P.Probe, ops: Operands) -> P.Probe:
     if isinstance(probe, P.LabelMatch):
         _check_tensor(f"{where}query_labels", probe.query_labels, [(t,), (b, t)], ops.q, kind="an integer")
         _check_tensor(f"{where}key_labels", probe.key_labels, [(k,), (b, k)], ops.q, kind="an integer")
-    if isinstance(probe, P.OffsetMass):
-        offsets = probe.offsets
-        if not isinstance(offsets, tuple | list) or not offsets or not all(type(d) is int for d in offsets):
-            raise ValueError(f"{where}offsets: expected a non-empty tuple of integers, got {offsets!r}")
-        return replace(probe, offsets=tuple(offsets))
-    if isinstance(probe, P.Distance) and probe.window is not None:
-        if type(probe.window) is not int or probe.window < 1:
-            raise ValueError(f"{where}window: expected None or an integer of at least 1, got {probe.window!r}")
-    if isinstance(probe, P.Received):
-        if probe.reduce != "none":
-            raise ValueError(
-                f"{where}reduce: it has a value per key and no query axis to average; use weights= or queries="
-            )
-        if probe.weights is not None:
-            _check_tensor(f"{where}weights", probe.weights, [(t,), (b, t), (b, ops.heads, t)], ops.q)
-    return probe
+    if isinstance(probe, P.Received) and probe.weights is not None:
+        _check_tensor(f"{where}weights", probe.weights, [(t,), (b, t), (b, ops.heads, t)], ops.q)
+
+
+def _checked_offsets(name: str, offsets) -> tuple[int, ...]:
+    if not isinstance(offsets, tuple | list) or not offsets or not all(type(d) is int for d in offsets):
+        raise ValueError(f"{name}: expected a non-empty tuple of integers, got {offsets!r}")
+    return tuple(offsets)
+
+
+def _check_count(name: str, value, expected: str = "an integer") -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name}: expected {expected} of at least 1, got {value!r}")
+
+
+def _checked_edges(name: str, edges) -> tuple[float, ...]:
+    given = tuple(edges) if isinstance(edges, tuple | list) else ()
+    finite = given[:-1] if given[-1:] == (math.inf,) else given
+    are_whole = all(type(edge) is int and 0 <= edge <= 1 << 62 for edge in finite)
+    if len(given) < 2 or not are_whole or not all(a < b for a, b in pairwise(given)):
+        raise ValueError(
+            f"{name}: expected two or more strictly increasing integers from 0 to 2^62, of which the last may be math.inf, "
+            f"got {edges!r}"
+        )
+    return given
 
 
 def _check_tensor(name: str, x, shapes: Sequence[tuple[int | None, ...]], q: Tensor, kind: str = "a floating") -> None:

@@ -9,7 +9,8 @@ Values are float32 (float64 where the inputs are float64), indices int64.
 Every probe takes, by keyword,
 
     name      key of the value in ``Attended.stats`` (default: the class name in snake case)
-    queries   which queries count: bool [Tq] or [B, Tq], True for those that do; the others' values are NaN
+    queries   which queries count: bool [Tq] or [B, Tq], True for those that do; the others' values are NaN, their
+              indices -1
     reduce    "none", or "mean": the average over the queries that count, see a key and, for pairs, whose pair is
               visible. It drops the query axis; NaN where no query counts.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -26,6 +27,9 @@ from torch import Tensor
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Probe:
     """A declared reduction of the attention map. Use a subclass."""
+
+    gives_index: ClassVar[bool] = False
+    """Whether keys come with the values: int64 under ``name`` + "_index", unless the values are averaged."""
 
     name: str | None = None
     queries: Tensor | None = None
@@ -35,6 +39,12 @@ class Probe:
     def label(self) -> str:
         """The key of this probe's value: ``name`` if given, else the class name in snake case."""
         return self.name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every key that this probe writes in ``Attended.stats``: the value's, and the index's where there is one."""
+        has_index = self.gives_index and self.reduce == "none"
+        return (self.label, f"{self.label}_index") if has_index else (self.label,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +58,22 @@ class Peak(Probe):
 
     With reduce="mean" only the value is averaged; there is no index.
     """
+
+    gives_index: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, eq=False)
+class TopK(Probe):
+    """The k largest P_ij of a row under ``name``, their keys under ``name_index``. Each [B, Hq, Tq, k], largest first.
+
+    Keys are taken in the order of their scores, ties to the lower key, so that a visible key is named even where its P
+    vanishes in rounding. Beyond the visible keys the value is 0 and the index -1; k may exceed Tk. With reduce="mean" each
+    place is averaged over the queries that see a key, [B, Hq, k], those zeros included; there is no index.
+    """
+
+    gives_index: ClassVar[bool] = True
+
+    k: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +119,17 @@ class Distance(Probe):
 
 
 @dataclass(frozen=True, eq=False)
+class DistanceHistogram(Probe):
+    """sum_j P_ij [e_c <= |i - j| < e_(c+1)], the mass by distance. [B, Hq, Tq, len(edges) - 1], in [0, 1].
+
+    edges e: at least two strictly increasing integers from 0 on; the last may be ``math.inf``. Every bin is closed on its
+    left and open on its right, the last one too. Distances outside of all bins count nowhere.
+    """
+
+    edges: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Received(Probe):
     """c_j = sum_i w_i P_ij over the queries that count. [B, Hq, Tk].
 
@@ -103,3 +140,16 @@ class Received(Probe):
 
     weights: Tensor | None = None
     normalize: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled(Probe):
+    """Mean over the visible cells, or maximum, of P over squares of ``block`` x ``block`` cells.
+
+    [B, Hq, ceil(Tq / block), ceil(Tk / block)], in [0, 1]. Squares run over the indices of queries and keys, as in
+    ``AttentionMap.pool``. Cells of queries that do not count are left out; a square without a visible cell gives 0. There
+    is no query axis to reduce.
+    """
+
+    block: int
+    op: Literal["mean", "max"] = "mean"

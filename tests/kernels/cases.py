@@ -6,6 +6,7 @@ INTERP_SEED=123 INTERP_EXAMPLES=20000 pytest …  the same ones again
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -231,11 +232,12 @@ def probe_sets(draw: st.DrawFn, case: Case, random: torch.Generator) -> tuple[ik
         if draw(st.booleans()):
             shape = of_shape([(queries,), (batch, queries)])
             given["queries"] = torch.rand(shape, generator=random) < draw(st.sampled_from([0.0, 0.6]))
-        if kind != "received":
+        if kind not in ("received", "pooled"):
             given["reduce"] = draw(st.sampled_from(["none", "mean"]))
         return given
 
-    kinds = ["entropy", "peak", "key_mass", "label_match", "offset_mass", "distance", "received"]
+    kinds = ["entropy", "peak", "top_k", "key_mass", "label_match", "offset_mass"]
+    kinds += ["distance", "distance_histogram", "received", "pooled"]
     chosen: list[ik.Probe] = []
     for index, kind in enumerate([*draw(st.permutations(kinds)), *draw(st.lists(st.sampled_from(kinds), max_size=3))]):
         common = options(index, kind)
@@ -243,6 +245,8 @@ def probe_sets(draw: st.DrawFn, case: Case, random: torch.Generator) -> tuple[ik
             chosen.append(ik.Entropy(**common))
         elif kind == "peak":
             chosen.append(ik.Peak(**common))
+        elif kind == "top_k":
+            chosen.append(ik.TopK(draw(st.integers(1, 6) | st.integers(1, keys + 3)), **common))
         elif kind == "key_mass":
             shape = (*of_shape([(keys,), (batch, keys), (batch, heads, keys)]), draw(st.integers(1, 3)))
             weights = torch.randn(shape, generator=random)
@@ -254,6 +258,12 @@ def probe_sets(draw: st.DrawFn, case: Case, random: torch.Generator) -> tuple[ik
             chosen.append(ik.OffsetMass(tuple(offsets), **common))
         elif kind == "distance":
             chosen.append(ik.Distance(draw(st.none() | st.integers(1, keys + 1)), **common))
+        elif kind == "distance_histogram":
+            edges = draw(st.lists(st.integers(0, queries + keys + 4), min_size=2, max_size=6, unique=True).map(sorted))
+            chosen.append(ik.DistanceHistogram((*edges, *draw(st.sampled_from([(), (math.inf,)]))), **common))
+        elif kind == "pooled":
+            size = draw(st.integers(1, 30) | st.integers(1, keys + queries))
+            chosen.append(ik.Pooled(size, draw(st.sampled_from(["mean", "max"])), **common))
         else:
             shape = of_shape([(queries,), (batch, queries), (batch, heads, queries)])
             weights = torch.rand(shape, generator=random) if draw(st.booleans()) else None

@@ -124,15 +124,25 @@ def measure(probe: ik.Probe, m: Map) -> dict[str, np.ndarray]:
     """What ``Attended.stats`` must hold for this probe."""
     if isinstance(probe, ik.Received):
         return {probe.label: received(probe, m)}
-    if isinstance(probe, ik.OffsetMass):
-        value, exists = offset_mass(probe, m)
+    if isinstance(probe, ik.Pooled):
+        return {probe.label: pooled(probe, m)}
+    if isinstance(probe, ik.TopK):
+        value, index = top(probe, m)
+        exists = every_place(sees(m), value)
+    elif isinstance(probe, ik.OffsetMass):
+        (value, exists), index = offset_mass(probe, m), None
     else:
-        value = row_value(probe, m)
-        exists = np.broadcast_to(sees(m).reshape(sees(m).shape + (1,) * (value.ndim - 3)), value.shape)
+        value, index = row_value(probe, m), peak_index(m) if isinstance(probe, ik.Peak) else None
+        exists = every_place(sees(m), value)
     stats = {probe.label: chosen(probe, m, value, exists)}
-    if isinstance(probe, ik.Peak) and probe.reduce == "none":
-        stats[f"{probe.label}_index"] = peak_index(m)
+    if index is not None and probe.reduce == "none":
+        stats[f"{probe.label}_index"] = np.where(counting(probe, index), index, -1)
     return stats
+
+
+def every_place(of_rows: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """What holds of a row, [B, H, Tq], for each of its values."""
+    return np.broadcast_to(of_rows.reshape(of_rows.shape + (1,) * (value.ndim - 3)), value.shape)
 
 
 def sees(m: Map) -> np.ndarray:
@@ -141,11 +151,7 @@ def sees(m: Map) -> np.ndarray:
 
 def chosen(probe: ik.Probe, m: Map, value: np.ndarray, exists: np.ndarray) -> np.ndarray:
     """NaN at queries that do not count; or the mean over those that count and exist, NaN where there is none."""
-    counts = np.ones(value.shape, dtype=bool)
-    if probe.queries is not None:
-        given = probe.queries.numpy()
-        for b in range(value.shape[0]):
-            counts[b][:, ~(given if given.ndim == 1 else given[b])] = False
+    counts = counting(probe, value)
     if probe.reduce == "none":
         return np.where(counts, value, np.nan)
     mean = np.full(value.shape[:2] + value.shape[3:], np.nan, dtype=value.dtype)
@@ -158,10 +164,21 @@ def chosen(probe: ik.Probe, m: Map, value: np.ndarray, exists: np.ndarray) -> np
     return mean
 
 
+def counting(probe: ik.Probe, value: np.ndarray) -> np.ndarray:
+    """Which values are of queries that count; value: [B, H, Tq, ...]."""
+    counts = np.ones(value.shape, dtype=bool)
+    if probe.queries is not None:
+        given = probe.queries.numpy()
+        for b in range(value.shape[0]):
+            counts[b][:, ~(given if given.ndim == 1 else given[b])] = False
+    return counts
+
+
 def row_value(probe: ik.Probe, m: Map) -> np.ndarray:
     """The probes that are one sum or maximum over a row."""
     j = np.arange(m.p.shape[-1])
     width = (probe.weights.shape[-1],) if isinstance(probe, ik.KeyMass) else ()
+    width = (len(probe.edges) - 1,) if isinstance(probe, ik.DistanceHistogram) else width
     value = np.zeros(m.lse.shape + width, dtype=m.p.dtype)
     for b, h, row in m.rows():
         p, i = m.p[b, h, row], row + m.offset
@@ -181,6 +198,10 @@ def row_value(probe: ik.Probe, m: Map) -> np.ndarray:
         elif isinstance(probe, ik.Distance):
             far = np.inf if probe.window is None else probe.window
             value[b, h, row] = m.total(p * np.minimum(np.abs(i - j), far).astype(m.p.dtype))
+        elif isinstance(probe, ik.DistanceHistogram):
+            for c in range(*width):
+                inside = (np.abs(i - j) >= probe.edges[c]) & (np.abs(i - j) < probe.edges[c + 1])
+                value[b, h, row, c] = m.total(p[inside])
         else:
             raise TypeError(f"the oracle has no definition of {type(probe).__name__}")
     return value
@@ -189,6 +210,18 @@ def row_value(probe: ik.Probe, m: Map) -> np.ndarray:
 def peak_index(m: Map) -> np.ndarray:
     """The lowest key with the largest score, -1 where none is visible."""
     return np.where(sees(m), m.scores.argmax(axis=-1), -1)
+
+
+def top(probe: ik.TopK, m: Map) -> tuple[np.ndarray, np.ndarray]:
+    """The largest probabilities and their keys, by score and then by key; 0 and -1 beyond the visible keys."""
+    value = np.zeros((*m.lse.shape, probe.k), dtype=m.p.dtype)
+    index = np.full(value.shape, -1, dtype=np.int64)
+    for b, h, row in m.rows():
+        keys = np.flatnonzero(m.visible[b, h, row])
+        best = sorted(keys, key=lambda j, s=m.scores[b, h, row]: (-s[j], j))[: probe.k]
+        value[b, h, row, : len(best)] = m.p[b, h, row, best]
+        index[b, h, row, : len(best)] = best
+    return value, index
 
 
 def offset_mass(probe: ik.OffsetMass, m: Map) -> tuple[np.ndarray, np.ndarray]:
@@ -219,3 +252,17 @@ def received(probe: ik.Received, m: Map) -> np.ndarray:
         return total
     with np.errstate(invalid="ignore", divide="ignore"):
         return total / (weights[..., None] * m.visible).sum(axis=2)
+
+
+def pooled(probe: ik.Pooled, m: Map) -> np.ndarray:
+    """Mean or maximum of the visible cells of counting queries in every square, 0 where there is none."""
+    n = probe.block
+    visible = m.visible & counting(probe, m.visible)
+    batch, heads, queries, keys = m.p.shape
+    value = np.zeros((batch, heads, -(-queries // n), -(-keys // n)), dtype=m.p.dtype)
+    for b, h, i, j in np.ndindex(*value.shape):
+        square = (b, h, slice(i * n, (i + 1) * n), slice(j * n, (j + 1) * n))
+        cells = m.p[square][visible[square]]
+        if cells.size:
+            value[b, h, i, j] = m.total(cells) / cells.size if probe.op == "mean" else cells.max()
+    return value

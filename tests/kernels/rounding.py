@@ -59,14 +59,22 @@ def excess(result: torch.Tensor, golden: np.ndarray) -> float:
     return float(np.nanmax(_difference(value, golden), initial=0.0))
 
 
-def check_peak_index(index: torch.Tensor, golden: Map, bound: float) -> None:
-    """The index is that of a visible key whose probability is the largest but for ``bound``; -1 where there is none."""
-    seen = oracle.sees(golden)
-    np.testing.assert_array_equal(index.numpy() >= 0, seen)
-    key = index.numpy().clip(min=0)[..., None]
-    assert np.take_along_axis(golden.visible, key, axis=-1)[..., 0][seen].all(), "a peak at a hidden key"
-    short = golden.p.max(axis=-1) - np.take_along_axis(golden.p, key, axis=-1)[..., 0]
-    assert short.max() <= bound, f"the key at a peak has {short.max():.3g} less than the peak, allowed {bound:.3g}"
+def check_index(index: torch.Tensor, expected: np.ndarray, golden: Map, bound: float) -> None:
+    """The keys are those of ``expected`` but where probabilities differ by less than ``bound``; -1 in the same places.
+
+    index, expected: [B, H, Tq] or [B, H, Tq, k]. Keys must be visible, and those of one row different ones.
+    """
+    found, wanted = (x.reshape(*golden.lse.shape, -1) for x in (index.numpy(), expected))
+    np.testing.assert_array_equal(found < 0, wanted < 0)
+    named = found >= 0
+    np.testing.assert_array_equal(found[~named], -1)
+    at, best = found.clip(min=0), wanted.clip(min=0)
+    assert np.take_along_axis(golden.visible, at, axis=-1)[named].all(), "an index of a hidden key"
+    ordered = np.sort(found, axis=-1)
+    assert ((ordered[..., 1:] != ordered[..., :-1]) | (ordered[..., 1:] < 0)).all(), "a key named twice"
+    off = np.abs(np.take_along_axis(golden.p, best, axis=-1) - np.take_along_axis(golden.p, at, axis=-1))[named]
+    largest = off.max(initial=0.0)
+    assert largest <= bound, f"the key named and the right one differ by {largest:.3g}, allowed {bound:.3g}"
 
 
 def plain_map(case: Case, golden: Map, evaluation: int = 0, dtype: torch.dtype = torch.float32) -> Map:

@@ -11,7 +11,7 @@ import interp_kernels as ik
 from interp_kernels.backends import cpu
 from tests.kernels import oracle
 from tests.kernels.cases import BACKENDS, Case, cases, randomised
-from tests.kernels.rounding import check_peak_index
+from tests.kernels.rounding import check_index
 
 
 def check(case: Case) -> None:
@@ -26,7 +26,7 @@ def check(case: Case) -> None:
         for name, value in expected.items():
             assert actual[name].dtype == (torch.int64 if value.dtype == np.int64 else torch.float64), name
             if value.dtype == np.int64:
-                check_peak_index(actual[name], golden, bound=1e-9)
+                check_index(actual[name], value, golden, bound=1e-9)
                 continue
             message = f"{name} of {backend}"
             np.testing.assert_allclose(actual[name].numpy(), value, rtol=1e-9, atol=1e-12, err_msg=message)
@@ -52,10 +52,14 @@ def test_results_do_not_depend_on_the_size_of_a_tile(cells: int) -> None:
     probes = (
         ik.Entropy(),
         ik.Peak(),
+        ik.TopK(3),
         ik.KeyMass(weights),
         ik.OffsetMass((1, 7)),
         ik.Distance(),
+        ik.DistanceHistogram((0, 2, 9)),
         ik.Received(normalize=True),
+        ik.Pooled(7),
+        ik.Pooled(6, "max", name="largest"),
     )
     whole = ik.attend(q, k, v, probes=probes, backend="reference")
     output, lse, stats = cpu.run(whole.map.operands, probes, tile_cells=cells)

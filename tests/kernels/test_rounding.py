@@ -10,15 +10,18 @@ import torch
 from hypothesis import given
 
 import interp_kernels as ik
+from tests.kernels import oracle
 from tests.kernels.cases import BACKENDS, Case, cases, randomised
-from tests.kernels.rounding import bounds, check_peak_index, excess, plain_map
+from tests.kernels.rounding import bounds, check_index, excess, plain_map
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def check(case: Case) -> None:
-    case = replace(case, probes=(*case.probes, ik.Peak(name="every_peak")))
+    every = (ik.Peak(name="every_peak"), ik.TopK(4, name="every_top"))
+    case = replace(case, probes=(*case.probes, *every))
     golden = case.golden()
+    indices = {p.label: oracle.measure(p, golden)[f"{p.label}_index"] for p in every}
     allowed = bounds(case, golden)
     for backend in BACKENDS:
         got = case.attend(backend)
@@ -29,7 +32,8 @@ def check(case: Case) -> None:
             error = excess(actual[name], value)
             assert error <= bound, f"{name} of {backend} errs by {error:.3g}, allowed {bound:.3g}"
             assert name == "output" or actual[name].dtype == torch.float32
-        check_peak_index(got.stats["every_peak_index"], golden, allowed["every_peak"][1])
+        for name, index in indices.items():
+            check_index(got.stats[f"{name}_index"], index, golden, allowed[name][1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

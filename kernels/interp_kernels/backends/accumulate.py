@@ -1,19 +1,21 @@
 """How each probe is gathered from unnormalised tiles: what the tiled backend adds up, tile after tile, row block after row block.
 
 A tile holds p = exp(s - m) with m the maximum of the whole row, so P = p / l with l = sum_j p (and the sink's share). All
-probes but Entropy and Peak are linear in P: they are summed over p and multiplied by the row's 1 / l at its end.
+probes but Entropy, Peak and TopK are linear in P: they are summed over p and multiplied by the row's 1 / l at its end.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
+from interp_kernels.backends.largest import largest, stable_top
 from interp_kernels.operands import Operands
-from interp_kernels.tiles import Block, is_hidden
+from interp_kernels.tiles import HIDDEN, Block, is_hidden
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class RowProbe:
     def start(self, block: Block) -> None:
         shape = block.shape + ((self.width,) if self.width else ())
         self.row = self.value.new_zeros(shape)
+
+    def rank(self, cols: slice, scores: Tensor, maximum: Tensor) -> None:
+        """Look at a tile's scores s [b, h, rows, cols] and their maximum along a row, before anything is taken from them.
+
+        Every tile passes here, keys ascending, before the first is added. For what goes by the order of scores.
+        """
 
     def add(self, tile: Tile) -> None:
         raise NotImplementedError
@@ -179,12 +187,16 @@ class DistanceSum(RowProbe):
         self.row += sums[..., 0] * to_edge + sums[..., 1]
 
 
-class PeakIndex(RowProbe):
-    """The lowest key with the largest score; its probability is exp(m - m) / l = 1 / l."""
+class IndexedProbe(RowProbe):
+    """One whose values come with keys, -1 for none."""
 
-    def __init__(self, probe: P.Peak, ops: Operands) -> None:
+    def __init__(self, probe: P.Probe, ops: Operands) -> None:
         super().__init__(probe, ops)
         self.index = torch.full(self.value.shape, -1, dtype=torch.int64, device=ops.q.device)
+
+
+class PeakIndex(IndexedProbe):
+    """The lowest key with the largest score; its probability is exp(m - m) / l = 1 / l."""
 
     def start(self, block: Block) -> None:
         self.found = torch.full(block.shape, -1, dtype=torch.int64, device=self.index.device)
@@ -199,38 +211,79 @@ class PeakIndex(RowProbe):
         self.index[block.batch, block.head, block.rows] = self.found.masked_fill(~closing.seen, -1)
 
 
-class ReceivedSum:
-    """Column sums: c_j += (w_i / l_i) p_ij for the rows of a block, row blocks in a fixed order, without atomics."""
+class TopKRank(IndexedProbe):
+    """The k best scores so far of every row, larger ones first, and their keys; at the row's end P = exp(s - m) / l."""
 
-    def __init__(self, probe: P.Received, ops: Operands) -> None:
-        self.probe, self.ops = probe, ops
-        weights = torch.ones(1, 1, ops.queries, dtype=ops.compute_dtype, device=ops.q.device)
-        if probe.weights is not None:
-            given = probe.weights.to(ops.compute_dtype)
-            weights = given[:, None] if given.ndim == 2 else given.expand(1, 1, -1) if given.ndim == 1 else given
-        if probe.queries is not None:
-            weights = weights * probe.queries.expand(ops.batch, -1)[:, None]
-        self.weights = weights.expand(ops.batch, ops.heads, -1)
-        self.value = torch.zeros(ops.batch, ops.heads, ops.keys, dtype=ops.compute_dtype, device=ops.q.device)
-        self.seen = torch.zeros_like(self.value) if probe.normalize else None
+    def __init__(self, probe: P.TopK, ops: Operands) -> None:
+        self.width = probe.k
+        super().__init__(probe, ops)
 
-    def add(self, tile: Tile, closing: Closing) -> None:
-        block, cols = tile.block, tile.cols
-        weights = self.weights[block.batch, block.head, block.rows]
-        self.value[block.batch, block.head, cols] += ((weights * closing.inverse)[..., None, :] @ tile.p).squeeze(-2)
-        if self.seen is not None:
-            counted = (weights * closing.seen)[..., None, :] @ tile.visible().to(tile.p.dtype)
-            self.seen[block.batch, block.head, cols] += counted.squeeze(-2)
+    def start(self, block: Block) -> None:
+        self.best = self.value.new_full((*block.shape, self.width), HIDDEN)
+        self.found = self.index.new_full(self.best.shape, -1)
 
-    def result(self) -> Tensor:
-        return self.value if self.seen is None else self.value / self.seen
+    def rank(self, cols: slice, scores: Tensor, maximum: Tensor) -> None:
+        # Tiles come in the order of their keys, so a score that only equals the k-th best comes too late.
+        rows = ~(maximum <= self.best[..., -1])
+        if not rows.any():
+            return
+        best, found = largest(scores if rows.all() else scores[rows][None, None], self.width)
+        best, found = best.flatten(0, -2), found.flatten(0, -2) + cols.start
+        best, found = torch.cat([self.best[rows], best], dim=-1), torch.cat([self.found[rows], found], dim=-1)
+        self.best[rows], order = stable_top(best, self.width)
+        self.found[rows] = found.gather(-1, order)
+
+    def add(self, tile: Tile) -> None:
+        """Nothing: what a tile holds after ``rank`` has lost the digits that tell apart scores far below the maximum."""
+
+    def finish(self, block: Block, closing: Closing) -> None:
+        hidden = is_hidden(self.best)
+        value = torch.exp(self.best - self.best[..., :1]) * closing.inverse[..., None]
+        self._store(block, value.masked_fill_(hidden, 0.0))
+        self.index[block.batch, block.head, block.rows] = self.found.masked_fill(hidden, -1)
+
+
+class HistogramSum(RowProbe):
+    """The mass of each bin as the sum of two slices of every row, once the tile's rows are shifted against one another.
+
+    Written with rows of c + r - 1 cells, r - 1 of them zeros on its left, and read with rows of c + r, a tile of r rows and
+    c columns has in row i and column x the key i + x - (r - 1): |i - j| is then the same down a column. Sums of slices
+    keep small masses exact, which differences of cumulative sums would not.
+    """
+
+    def __init__(self, probe: P.DistanceHistogram, ops: Operands) -> None:
+        self.edges = probe.edges
+        self.width = len(probe.edges) - 1
+        super().__init__(probe, ops)
+
+    def add(self, tile: Tile) -> None:
+        first, last = tile.block.rows.start + self.ops.offset, tile.block.rows.stop - 1 + self.ops.offset
+        left = int(max(first - self.edges[-1] + 1, tile.cols.start))
+        right = int(min(last + self.edges[-1], tile.cols.stop))
+        if left >= right:
+            return
+        b, h, r, _ = tile.p.shape
+        cells = r + right - left
+        padded = tile.p.new_zeros(b, h, r * cells)
+        written = padded[..., : r * (cells - 1)].view(b, h, r, cells - 1)
+        written[..., r - 1 :] = tile.p[..., left - tile.cols.start : right - tile.cols.start]
+        shifted = padded.view(b, h, r, cells)
+        zero = last - left  # the column of distance 0: earlier keys on its left, later ones on its right
+        for c, (lo, hi) in enumerate(pairwise(self.edges)):
+            before = slice(int(max(zero - hi + 1, 0)), int(min(zero - lo + 1, cells)))
+            after = slice(int(max(zero + max(lo, 1), 0)), int(min(zero + hi, cells)))
+            for piece in (before, after):
+                if piece.start < piece.stop:
+                    self.row[..., c] += shifted[..., piece].sum(dim=-1)
 
 
 ROW_PROBES: dict[type[P.Probe], type[RowProbe]] = {
     P.Entropy: EntropySum,
     P.Peak: PeakIndex,
+    P.TopK: TopKRank,
     P.KeyMass: KeyMassSum,
     P.LabelMatch: LabelMatchSum,
     P.OffsetMass: OffsetMassSum,
     P.Distance: DistanceSum,
+    P.DistanceHistogram: HistogramSum,
 }

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends.accumulate import ROW_PROBES, Closing, PeakIndex, ReceivedSum, RowProbe, Tile
-from interp_kernels.backends.finish import finished
+from interp_kernels.backends.accumulate import ROW_PROBES, Closing, IndexedProbe, RowProbe, Tile
+from interp_kernels.backends.columns import COLUMN_PROBES
+from interp_kernels.backends.finish import finished, finished_index
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import HIDDEN, TILE_CELLS, Block, blocks, is_hidden, scores
 
@@ -43,7 +44,7 @@ class _Walk:
         self.rows: dict[str, RowProbe] = {
             probe.label: ROW_PROBES[type(probe)](probe, ops) for probe in probes if type(probe) in ROW_PROBES
         }
-        self.received = {p.label: ReceivedSum(p, ops) for p in probes if isinstance(p, P.Received)}
+        self.columns = {p.label: COLUMN_PROBES[type(p)](p, ops) for p in probes if type(p) in COLUMN_PROBES}
         self.buffers: list[Tensor] = []
 
     def step(self, block: Block) -> None:
@@ -56,11 +57,11 @@ class _Walk:
         if not self.buffers or self.buffers[0].numel() < needed:
             self.buffers = [self.lse.new_empty(needed) for _ in range(3)]
 
+        for probe in self.rows.values():
+            probe.start(block)
         kept, maximum, total = self._normaliser(block, tiles)
         closing = self._close(block, maximum, total)
         accumulated = self.lse.new_zeros(*block.shape, ops.v.shape[-1])
-        for probe in self.rows.values():
-            probe.start(block)
         for cols in tiles:
             tile = kept if kept is not None else self._tile(block, cols, maximum)[0]
             v = ops.v[block.batch, block.kv, cols].to(accumulated.dtype)
@@ -68,8 +69,8 @@ class _Walk:
             accumulated += (p @ v).view(accumulated.shape)
             for probe in self.rows.values():
                 probe.add(tile)
-            for received in self.received.values():
-                received.add(tile, closing)
+            for probe in self.columns.values():
+                probe.add(tile, closing)
         self.output[block.batch, block.head, block.rows] = (accumulated * closing.inverse[..., None]).to(ops.v.dtype)
         for probe in self.rows.values():
             probe.finish(block, closing)
@@ -81,10 +82,10 @@ class _Walk:
         return [slice(j, min(j + width, hi)) for j in range(lo, hi, width)]
 
     def _tile(self, block: Block, cols: slice, maximum: Tensor | None = None) -> tuple[Tile, Tensor]:
-        """Scores less the row maximum (the tile's own when None is given), their exponentials, and that maximum."""
+        """Scores less the row maximum (the tile's own, ranked, when None is given), their exponentials, and that maximum."""
         centred = scores(self.ops, block.batch, block.kv, block.rows, cols, out=self.buffers[0])
         if maximum is None:
-            maximum = centred.amax(dim=-1)
+            maximum = self._ranked(cols, centred)
         centred.sub_(maximum[..., None])
         p, work = (buffer[: centred.numel()].view(centred.shape) for buffer in self.buffers[1:])
         torch.exp(centred, out=p)
@@ -99,10 +100,17 @@ class _Walk:
             return tile, maximum, tile.p.sum(dim=-1)
         for cols in tiles:
             s = scores(self.ops, block.batch, block.kv, block.rows, cols, out=self.buffers[0])
-            larger = torch.maximum(maximum, s.amax(dim=-1))
+            larger = torch.maximum(maximum, self._ranked(cols, s))
             total = total * torch.exp(maximum - larger) + s.sub_(larger[..., None]).exp_().sum(dim=-1)
             maximum = larger
         return None, maximum, total
+
+    def _ranked(self, cols: slice, s: Tensor) -> Tensor:
+        """The maximum of each row of scores, once the probes have looked at them."""
+        maximum = s.amax(dim=-1)
+        for probe in self.rows.values():
+            probe.rank(cols, s, maximum)
+        return maximum
 
     def _close(self, block: Block, maximum: Tensor, total: Tensor) -> Closing:
         """Write the log-sum-exp, with the sink's share, and give the factors that close the row's sums."""
@@ -132,12 +140,12 @@ class _Walk:
         """The finished value of every probe, in the order asked for."""
         stats: dict[str, Tensor] = {}
         for probe in self.probes:
-            if isinstance(probe, P.Received):
-                stats[probe.label] = self.received[probe.label].result()
+            if probe.label in self.columns:
+                stats[probe.label] = self.columns[probe.label].result()
                 continue
             row = self.rows[probe.label]
             exists = getattr(row, "exists", None)
             stats[probe.label] = finished(probe, row.value, self.seen, exists)
-            if isinstance(row, PeakIndex) and probe.reduce == "none":
-                stats[f"{probe.label}_index"] = row.index
+            if isinstance(row, IndexedProbe) and probe.reduce == "none":
+                stats[f"{probe.label}_index"] = finished_index(probe, row.index)
         return stats

@@ -28,3 +28,11 @@ def finished(probe: Probe, value: Tensor, seen: Tensor, exists: Tensor | None = 
         return value
     counts = counts.expand_as(value)
     return value.masked_fill(~counts, 0.0).sum(dim=2) / counts.sum(dim=2)
+
+
+def finished_index(probe: Probe, index: Tensor) -> Tensor:
+    """``index`` [B, Hq, Tq] or [B, Hq, Tq, k] with -1 at queries that do not count."""
+    if probe.queries is None:
+        return index
+    chosen = probe.queries.expand(index.shape[0], -1)[:, None]
+    return index.masked_fill(~(chosen[..., None] if index.ndim == 4 else chosen), -1)

@@ -5,8 +5,11 @@ Nothing here is shared with the other backends but the mask's elementwise rule, 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from interp_kernels import probes as P
 from interp_kernels.operands import Operands
@@ -27,6 +30,20 @@ def run(ops: Operands, probes: tuple[P.Probe, ...]) -> tuple[Tensor, Tensor, dic
 
 def dense_map(ops: Operands) -> tuple[Tensor, Tensor, Tensor]:
     """P [B, Hq, Tq, Tk], log-sum-exp [B, Hq, Tq], and m as bool [B, Hq, Tq, Tk] (False at biases that hide, too)."""
+    s, visible = dense_scores(ops)
+    logits = s
+    if ops.sinks is not None:
+        sinks = ops.sinks.to(s.dtype)[None, :, None, None].expand(*s.shape[:3], 1)
+        logits = torch.cat([s, sinks], dim=-1)
+    # The softmax and not exp(s - lse): it loses the digits that a large log-sum-exp has before its point.
+    # A row that sees no key gives NaN there without sinks; its probabilities are 0.
+    attention = logits.softmax(dim=-1)[..., : ops.keys].masked_fill(~visible, 0.0)
+    lse = logits.logsumexp(dim=-1)
+    return attention, lse, visible
+
+
+def dense_scores(ops: Operands) -> tuple[Tensor, Tensor]:
+    """s [B, Hq, Tq, Tk] with -inf at hidden keys, and m."""
     dtype, device = ops.compute_dtype, ops.q.device
     i, j = _positions(ops)
     k = ops.k.to(dtype).repeat_interleave(ops.group, dim=1)
@@ -42,30 +59,22 @@ def dense_map(ops: Operands) -> tuple[Tensor, Tensor, Tensor]:
         s = s + ops.relative_bias.to(dtype)[:, entry]
     batch = torch.arange(ops.batch, device=device)[:, None, None, None]
     visible = ops.mask.allows(i[:, None], j[None, :], batch) & ~(s <= HIDING)
-    s = s.masked_fill(~visible, -torch.inf)
-    logits = s
-    if ops.sinks is not None:
-        sinks = ops.sinks.to(dtype)[None, :, None, None].expand(*s.shape[:3], 1)
-        logits = torch.cat([s, sinks], dim=-1)
-    # The softmax and not exp(s - lse): it loses the digits that a large log-sum-exp has before its point.
-    # A row that sees no key gives NaN there without sinks; its probabilities are 0.
-    attention = logits.softmax(dim=-1)[..., : ops.keys].masked_fill(~visible, 0.0)
-    lse = logits.logsumexp(dim=-1)
-    return attention, lse, visible
+    return s.masked_fill(~visible, -torch.inf), visible
 
 
 def _measure(probe: P.Probe, ops: Operands, attention: Tensor, visible: Tensor) -> dict[str, Tensor]:
     name = probe.label
     if isinstance(probe, P.Received):
         return {name: _received(probe, ops, attention, visible)}
+    if isinstance(probe, P.Pooled):
+        return {name: _pooled(probe, ops, attention, visible)}
     counts = _counting(probe, ops) & visible.any(dim=-1)  # [B, Hq, Tq]
-    if isinstance(probe, P.Peak):
-        # Visible keys alone: with a sink that takes all mass every P is 0, and the peak is still a key that is seen.
-        value, index = attention.masked_fill(~visible, -1.0).max(dim=-1)
-        value, index = value.clamp(min=0.0), index.masked_fill(~visible.any(dim=-1), -1)
+    if isinstance(probe, P.Peak | P.TopK):
+        value, index = _peak(attention, visible) if isinstance(probe, P.Peak) else _top(probe, ops, attention)
         stats = {name: _reduced(probe, ops, value, counts)}
         if probe.reduce == "none":
-            stats[f"{name}_index"] = index
+            chosen = _counting(probe, ops)
+            stats[f"{name}_index"] = index.masked_fill(~(chosen if index.ndim == 3 else chosen[..., None]), -1)
         return stats
     if isinstance(probe, P.OffsetMass):
         value, pair_exists = _offset_mass(probe, ops, attention, visible)
@@ -92,7 +101,26 @@ def _row_value(probe: P.Probe, ops: Operands, attention: Tensor) -> Tensor:
         if probe.window is not None:
             distance = distance.clamp(max=probe.window)
         return (attention * distance).sum(dim=-1)
+    if isinstance(probe, P.DistanceHistogram):
+        distance = (i[:, None] - j[None, :]).abs()
+        bins = [(distance >= lo) & (distance < hi) for lo, hi in pairwise(probe.edges)]
+        return torch.stack([(attention * inside).sum(dim=-1) for inside in bins], dim=-1)
     raise TypeError(f"the reference has no definition of {type(probe).__name__}")
+
+
+def _peak(attention: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    # Visible keys alone: with a sink that takes all mass every P is 0, and the peak is still a key that is seen.
+    value, index = attention.masked_fill(~visible, -1.0).max(dim=-1)
+    return value.clamp(min=0.0), index.masked_fill(~visible.any(dim=-1), -1)
+
+
+def _top(probe: P.TopK, ops: Operands, attention: Tensor) -> tuple[Tensor, Tensor]:
+    s, visible = dense_scores(ops)
+    # A stable sort leaves ties to the lower key.
+    index = s.sort(dim=-1, descending=True, stable=True).indices[..., : probe.k]
+    value, missing = attention.gather(-1, index), ~visible.gather(-1, index)
+    beyond = (0, probe.k - index.shape[-1])
+    return F.pad(value, beyond, value=0.0), F.pad(index.masked_fill(missing, -1), beyond, value=-1)
 
 
 def _offset_mass(probe: P.OffsetMass, ops: Operands, attention: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +145,20 @@ def _received(probe: P.Received, ops: Operands, attention: Tensor, visible: Tens
     if probe.normalize:
         received = received / torch.einsum("bhi,bhij->bhj", weights, visible.to(attention.dtype))
     return received
+
+
+def _pooled(probe: P.Pooled, ops: Operands, attention: Tensor, visible: Tensor) -> Tensor:
+    counted = visible & _counting(probe, ops)[..., None]
+    cells = _squares(attention.masked_fill(~counted, 0.0), probe.block)
+    if probe.op == "max":
+        return cells.amax(dim=(3, 5))
+    return cells.sum(dim=(3, 5)) / _squares(counted, probe.block).sum(dim=(3, 5)).clamp(min=1)
+
+
+def _squares(x: Tensor, block: int) -> Tensor:
+    """x [B, Hq, Tq, Tk] in squares, [B, Hq, ceil(Tq / block), block, ceil(Tk / block), block], filled up with zeros."""
+    x = F.pad(x, (0, -x.shape[3] % block, 0, -x.shape[2] % block))
+    return x.unflatten(3, (-1, block)).unflatten(2, (-1, block))
 
 
 def _counting(probe: P.Probe, ops: Operands) -> Tensor:
