@@ -43,6 +43,28 @@ class Closing:
     seen: Tensor
 
 
+def close(maximum: Tensor, total: Tensor, sinks: Tensor | None) -> tuple[Closing, Tensor]:
+    """The factors that close a row's sums, and its log-sum-exp, from m and l = sum_j exp(s_j - m) over the keys.
+
+    maximum, total [b, h, rows]; sinks [h] takes its share of the mass.
+    """
+    # Written so that NaN counts as seen: it must show in the results, not vanish as an empty row.
+    seen = ~is_hidden(maximum)
+    if sinks is None:
+        log_total = total.log()
+        inverse = 1 / total
+        lse = torch.where(seen, maximum + log_total, -torch.inf)
+    else:
+        sink = sinks.to(maximum.dtype)[:, None].expand_as(maximum)
+        top = torch.maximum(maximum, sink)
+        total = total * torch.exp(maximum - top) * seen + torch.exp(sink - top)
+        inverse = torch.exp(maximum - top) / total
+        log_total = (top - maximum) + total.log()
+        lse = top + total.log()
+    closing = Closing(inverse=torch.where(seen, inverse, 0.0), log_total=torch.where(seen, log_total, 0.0), seen=seen)
+    return closing, lse
+
+
 class RowProbe:
     """A probe with one value (or C values) a query. Subclasses add tiles up in ``row`` and close it in ``finish``."""
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends.accumulate import ROW_PROBES, Closing, IndexedProbe, RowProbe, Tile
+from interp_kernels.backends.accumulate import ROW_PROBES, Closing, IndexedProbe, RowProbe, Tile, close
 from interp_kernels.backends.columns import COLUMN_PROBES
 from interp_kernels.backends.finish import finished, finished_index
 from interp_kernels.operands import Operands
-from interp_kernels.tiles import HIDDEN, TILE_CELLS, Block, blocks, is_hidden, scores
+from interp_kernels.tiles import HIDDEN, TILE_CELLS, Block, blocks, scores
 
 
 def run(
@@ -114,26 +114,10 @@ class _Walk:
 
     def _close(self, block: Block, maximum: Tensor, total: Tensor) -> Closing:
         """Write the log-sum-exp, with the sink's share, and give the factors that close the row's sums."""
-        # Written so that NaN counts as seen: it must show in the results, not vanish as an empty row.
-        seen = ~is_hidden(maximum)
-        log_total = total.log()
-        if self.ops.sinks is None:
-            inverse = 1 / total
-            lse = maximum + log_total
-        else:
-            sink = self.ops.sinks[block.head].to(maximum.dtype)[:, None].expand_as(maximum)
-            top = torch.maximum(maximum, sink)
-            total = total * torch.exp(maximum - top) * seen + torch.exp(sink - top)
-            inverse = torch.exp(maximum - top) / total
-            log_total = (top - maximum) + total.log()
-            lse = top + total.log()
-        empty = -torch.inf if self.ops.sinks is None else lse
-        lse = torch.where(seen, lse, empty)
-        closing = Closing(
-            inverse=torch.where(seen, inverse, 0.0), log_total=torch.where(seen, log_total, 0.0), seen=seen
-        )
+        sinks = None if self.ops.sinks is None else self.ops.sinks[block.head]
+        closing, lse = close(maximum, total, sinks)
         self.lse[block.batch, block.head, block.rows] = lse
-        self.seen[block.batch, block.head, block.rows] = seen
+        self.seen[block.batch, block.head, block.rows] = closing.seen
         return closing
 
     def statistics(self) -> dict[str, Tensor]:
