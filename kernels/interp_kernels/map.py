@@ -266,9 +266,8 @@ class AttentionMap:
         # Recomputed scores may exceed the log-sum-exp by rounding; a probability may not exceed 1.
         tile.sub_(lse.masked_fill(lse == -torch.inf, 0.0)).clamp_(max=0.0).exp_()
         if self.output_gradient is not None:
-            gradient = map_gradient(
-                ops, self.output_gradient, batch, kv, rows, cols, out=buffers[1] if buffers else None
-            )
+            rows_gradient = self.output_gradient[batch, head][:, :, rows]
+            gradient = map_gradient(ops, rows_gradient, batch, kv, cols, out=buffers[1] if buffers else None)
             tile.mul_(gradient).clamp_(min=0.0)
         return tile.masked_fill_(~visible, 0.0), visible
 

@@ -67,6 +67,12 @@ class Operands:
         """float64 for float64 inputs, float32 for all others."""
         return torch.float64 if self.q.dtype == torch.float64 else torch.float32
 
+    def detached(self) -> Operands:
+        """The same operands without the graphs that their tensors came from."""
+        given = {name: getattr(self, name) for name in ("q", "k", "v", "sinks", "alibi", "bias", "relative_bias")}
+        recorded = {name: x.detach() for name, x in given.items() if x is not None and x.requires_grad}
+        return replace(self, **recorded) if recorded else self
+
     def one_head(self, batch: int, head: int) -> Operands:
         """The operands of one head of one sequence, as views: B = Hq = Hkv = 1."""
         b, h, g = slice(batch, batch + 1), slice(head, head + 1), slice(head // self.group, head // self.group + 1)

@@ -79,10 +79,21 @@ def is_hidden(scores: Tensor) -> Tensor:
     return scores <= HIDDEN / 2
 
 
-def scores(ops: Operands, batch: slice, kv: slice, rows: Index, cols: Index, out: Tensor | None = None) -> Tensor:
+def scores(
+    ops: Operands,
+    batch: slice,
+    kv: slice,
+    rows: Index,
+    cols: Index,
+    out: Tensor | None = None,
+    slope: Tensor | None = None,
+    hide: bool = True,
+) -> Tensor:
     """Masked scores s_ij of a tile, [b, Hq of the KV heads, rows, cols], in the compute dtype.
 
-    Hidden keys get ``HIDDEN``. ``out``: a flat buffer with room for the tile, else one is allocated.
+    Hidden keys get ``HIDDEN``. ``out``: a flat buffer with room for the tile, else one is allocated. ``slope``: such a
+    buffer for the derivative of the soft cap, 1 - (capped / c)^2; without a soft cap it is left as it is.
+    ``hide``: whether the mask is applied; biases that hide always are.
     """
     dtype = ops.compute_dtype
     q = ops.q[batch, kv.start * ops.group : kv.stop * ops.group][:, :, rows].to(dtype)
@@ -97,9 +108,13 @@ def scores(ops: Operands, batch: slice, kv: slice, rows: Index, cols: Index, out
     torch.baddbmm(tile, q, k.transpose(1, 2), beta=0, alpha=ops.scale, out=tile)
     tile = tile.view(b, heads, r, c)
     if ops.softcap is not None:
-        tile.div_(ops.softcap).tanh_().mul_(ops.softcap)
+        tile.div_(ops.softcap).tanh_()
+        if slope is not None:
+            torch.square(tile, out=slope[: tile.numel()].view(tile.shape)).neg_().add_(1)
+        tile.mul_(ops.softcap)
     _add_biases(ops, tile, batch, slice(kv.start * ops.group, kv.stop * ops.group), rows, cols)
-    _hide(ops, tile, batch, rows, cols)
+    if hide:
+        _hide(ops, tile, batch, rows, cols)
     return tile
 
 

@@ -68,10 +68,6 @@ SETTINGS = [
         "bias: expected a shape broadcastable to [2, 4, 5, 7] or the relative bias [4, 11], got [1, 2, 4, 5, 7]",
     ),
     ({"backend": "triton"}, "backend: expected one of ['auto', 'reference', 'cpu'], got 'triton'"),
-    (
-        {"q": torch.zeros(B, HQ, TQ, D, requires_grad=True)},
-        "q, k, v: attend gives no gradients yet; call it under torch.no_grad() or detach its inputs",
-    ),
 ]
 
 MASKS = [
@@ -185,13 +181,6 @@ def test_an_argument_that_does_not_fit_is_named(given: dict, message: str) -> No
 def test_a_probe_that_does_not_fit_is_named(probes: list, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         ik.attend(**arguments(), probes=probes)
-
-
-def test_inputs_that_require_gradients_are_taken_where_none_are_recorded() -> None:
-    given = arguments()
-    given["q"].requires_grad_()
-    with torch.no_grad():
-        assert not ik.attend(**given).output.requires_grad
 
 
 def test_good_arguments_beside_the_bad_ones_are_taken() -> None:
