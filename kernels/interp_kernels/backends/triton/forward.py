@@ -1,0 +1,178 @@
+"""The forward pass: attention with an online softmax in base 2, and the row statistics that ride in it.
+
+One program does BLOCK_M rows of one head over all keys that they may see, BLOCK_N at a time; tiles that every row sees
+whole take no mask. Statistics stand under compile-time flags and cost nothing when off.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from interp_kernels.backends.triton.ends import closed, entropy
+from interp_kernels.backends.triton.linear import gathered, load_each, zeros
+from interp_kernels.backends.triton.scores import LOG2E, key_span, load_rows, open_span, transformed, visible
+
+LENGTHS = ["heads", "group", "queries", "keys", "offset", "window", "query_label_n", "label_n", "weight_c", "document_b", "splits"]
+"""Arguments that change from call to call, of which Triton shall make no special cases."""
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def forward_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, shift_ptr, factor_ptr, tile_ptr, entropy_ptr, linear_ptr,
+    keep_ptr, document_ptr, sink_ptr, alibi_ptr, bias_ptr, query_label_ptr, label_ptr, weight_ptr, reach_ptr,
+    q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, bias_b, bias_h, bias_i, bias_j, document_b,
+    query_label_n, label_n, weight_b, weight_h, weight_c,
+    heads, group, queries, keys, offset, window, splits, c, inner, nat, hidden,
+    D: tl.constexpr, D_PAD: tl.constexpr, DV: tl.constexpr, DV_PAD: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    SINKS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
+    STATE: tl.constexpr, ENTROPY: tl.constexpr, PEAK: tl.constexpr, LABELS: tl.constexpr, STRICT: tl.constexpr, MASSES: tl.constexpr,
+    DISTANCES: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Writes, for every row (flat over [B, Hq, Tq]): the output, the log-sum-exp in nats, the maximum score (shift) and the
+    factor w with P = w 2^((s - shift) c), the key tile in which the maximum lies, the entropy, and the linear statistics
+    [G, rows].
+
+    PACKED: the rows are those of all query heads of a KV head, so that few queries fill a block; else of one query head.
+    SPLIT: this program sees one of ``splits`` ranges of keys and writes its unnormalised state instead (``merge``).
+    """
+    blocks = tl.cdiv(queries * group if PACKED else queries, BLOCK_M)
+    pid = tl.program_id(0)
+    # Under a causal mask the last rows have the most keys: they start first.
+    block = blocks - 1 - pid % blocks
+    unit = pid // blocks
+    r = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    if PACKED:
+        kv_heads = heads // group
+        batch = unit // kv_heads
+        kv = unit % kv_heads
+        head = kv * group
+        h = head + r // queries
+        row = r % queries
+        valid = r < group * queries
+        first = offset
+        last = offset + queries - 1
+    else:
+        batch = unit // heads
+        head = unit % heads
+        kv = head // group
+        h = head + 0 * r
+        row = r
+        valid = r < queries
+        first = offset + block * BLOCK_M
+        last = offset + tl.minimum(block * BLOCK_M + BLOCK_M, queries) - 1
+    i = row + offset
+    batch = batch.to(tl.int64)
+
+    q = load_rows(q_ptr + batch * q_b, 1, h.to(tl.int64) * q_h + row.to(tl.int64) * q_t, valid, D, D_PAD)
+    if NEGATIVE:
+        q = -q
+    k_ptr += batch * k_b + kv.to(tl.int64) * k_h
+    v_ptr += batch * v_b + kv.to(tl.int64) * v_h
+    keep_here = keep_ptr
+    document_here = document_ptr
+    document_i = i
+    if KEEP:
+        keep_here = keep_ptr + batch * keys
+    if DOCUMENTS:
+        document_here = document_ptr + batch * document_b
+        document_i = tl.load(document_here + i, mask=valid, other=-2)
+    slope = c
+    if ALIBI:
+        slope = (tl.load(alibi_ptr + h, mask=valid, other=0.0).to(tl.float32) * LOG2E)[:, None]
+    bias_here = bias_ptr
+    if BIAS:
+        bias_here = (bias_ptr + batch * bias_b + h.to(tl.int64) * bias_h)[:, None]
+    labels = ()
+    label_here = label_ptr
+    weight_here = weight_ptr
+    if LABELS > 0:
+        labels = load_each(query_label_ptr + batch * queries, query_label_n, row, valid, LABELS)
+        label_here = label_ptr + batch * keys
+    if MASSES > 0:
+        weight_here = weight_ptr + batch * weight_b + head.to(tl.int64) * weight_h
+    # Scores that ALiBi or a bias changed are base-2 logits already.
+    step = 1.0 if ALIBI or BIAS else c
+
+    lo, hi = key_span(first, last, keys, window, CAUSAL, WINDOW)
+    open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
+    lo = lo // BLOCK_N * BLOCK_N
+    if SPLIT:
+        share = tl.cdiv(tl.cdiv(tl.maximum(hi - lo, 0), BLOCK_N), splits) * BLOCK_N
+        lo += share * tl.program_id(1)
+        hi = tl.minimum(hi, lo + share)
+
+    m = tl.full([BLOCK_M], 1.0, tl.float32) * hidden
+    total = tl.zeros([BLOCK_M], tl.float32)
+    moment = tl.zeros([BLOCK_M], tl.float32)
+    found = tl.full([BLOCK_M], -1, tl.int32)
+    g = zeros(LABELS + MASSES + DISTANCES, BLOCK_M)
+    acc = tl.zeros([BLOCK_M, DV_PAD], tl.float32)
+    for start in tl.range(lo, hi, BLOCK_N):
+        start = tl.multiple_of(start, BLOCK_N)
+        lane = tl.arange(0, BLOCK_N)
+        j = start + lane
+        k = load_rows(k_ptr + start.to(tl.int64) * k_t, k_t, lane, j < keys, D, D_PAD)
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        s = transformed(
+            s, i[:, None], j[None, :], row[:, None], slope, bias_here, bias_i, bias_j, queries, keys, c, inner, hidden,
+            ALIBI, BIAS, SOFTCAP,
+        )  # fmt: skip
+        if (start < open_lo) | (start + BLOCK_N > open_hi):
+            seen = visible(
+                i[:, None], j[None, :], document_i[:, None], keep_here, document_here, keys, window,
+                CAUSAL, WINDOW, KEEP, DOCUMENTS,
+            )  # fmt: skip
+            s = tl.where(seen, s, hidden)
+        tile_max = tl.max(s, 1)
+        risen = tl.maximum(m, tile_max)
+        # Rows that have seen no key are shifted by 0: their hidden scores then weigh 0, as they must.
+        shift = tl.where(risen <= 0.5 * hidden, 0.0, risen)
+        a = tl.exp2((m - shift) * step)
+        t = s - shift[:, None]
+        p = tl.exp2(t * step)
+        tile_sum = tl.sum(p, 1)
+        if ENTROPY:
+            moment = a * (moment + (m - shift) * total) + tl.sum(p * t, 1)
+        if PEAK:
+            found = tl.where(tile_max > m, start, found)
+        if LABELS + MASSES + DISTANCES > 0:
+            g = gathered(
+                g, p, tile_sum, a, labels, i, j, start, start + BLOCK_N, first, last, keys,
+                label_here, label_n, weight_here, weight_c, reach_ptr, LABELS, STRICT, MASSES, DISTANCES,
+            )  # fmt: skip
+        total = total * a + tile_sum
+        m = risen
+        v = load_rows(v_ptr + start.to(tl.int64) * v_t, v_t, lane, j < keys, DV, DV_PAD)
+        acc = tl.dot(p.to(v.dtype), v, acc * a[:, None], input_precision=PRECISION)
+
+    at = (batch * heads + h) * queries + row
+    all_rows = tl.num_programs(0) // blocks * (group if PACKED else 1)
+    all_rows = all_rows.to(tl.int64) * queries
+    if SPLIT:
+        at += tl.program_id(1) * all_rows
+        factor = total
+        value = moment
+    else:
+        sink = m
+        if SINKS:
+            sink = tl.load(sink_ptr + h, mask=valid, other=0.0).to(tl.float32)
+        factor, log_whole, lse, _ = closed(m, total, sink, nat, hidden, SINKS)
+        acc = acc * factor[:, None]
+        value = entropy(total, moment, factor, log_whole, nat)
+        tl.store(lse_ptr + at, lse, mask=valid)
+    if STATE:
+        tl.store(shift_ptr + at, tl.where(total != total, total, m), mask=valid)
+        tl.store(factor_ptr + at, factor, mask=valid)
+    if ENTROPY:
+        tl.store(entropy_ptr + at, value, mask=valid)
+    if PEAK:
+        tl.store(tile_ptr + at, found, mask=valid)
+    linear_n = all_rows * (splits if SPLIT else 1)
+    for n in tl.static_range(LABELS + MASSES + DISTANCES):
+        tl.store(linear_ptr + n * linear_n + at, g[n] if SPLIT else g[n] * factor, mask=valid)
+    column = tl.arange(0, DV_PAD)
+    inside = valid[:, None] & (column < DV)[None, :]
+    tl.store(out_ptr + at[:, None] * DV + column[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)

@@ -1,0 +1,128 @@
+"""Device functions that every kernel shares: a tile of scores, who sees whom in it, and which tiles need a look at all.
+
+Scores are held in units in which the base-2 logit is s c: plain scores are the dot products themselves, and c is
+scale log2 e; with a soft cap they are the tanh, and c is softcap log2 e; with ALiBi or a bias (COOKED) they are base-2
+logits and c is 1. c > 0 always: a negative scale negates q. So the scale costs one multiplication of s - max, which is
+exactly 0 at the maximum, and a difference is never fused with the product that it is taken of.
+
+Index tensors i, j and row may be of any shapes that broadcast: [M, 1] and [1, N] for a tile, [N] twice for single pairs.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+HIDING = tl.constexpr(-6.13e37)
+"""A base-2 logit at or below it is hidden by its bias: -2^126 / 2 nats, as in ``interp_kernels.tiles``."""
+
+
+@triton.jit
+def load_rows(ptr, stride, index, valid, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """Rows ``index`` [R] of a matrix, [R, PADDED]; 0 where the row is not valid and beyond WIDTH."""
+    column = tl.arange(0, PADDED)
+    mask = valid[:, None]
+    if WIDTH != PADDED:
+        mask = mask & (column < WIDTH)[None, :]
+    return tl.load(ptr + index[:, None] * stride + column[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def tanh(x):
+    """tanh in float32 to 2 ulp: the polynomial of Cephes' tanhf near 0, else 1 - 2 / (e^2x + 1)."""
+    z = x * x
+    near = -5.70498872745e-3
+    near = near * z + 2.06390887954e-2
+    near = near * z - 5.37397155531e-2
+    near = near * z + 1.33314422036e-1
+    near = near * z - 3.33332819422e-1
+    near = near * z * x + x
+    far = 1.0 - 2.0 / (tl.exp2(x * (2.0 * LOG2E)) + 1.0)
+    return tl.where(tl.abs(x) < 0.625, near, far)
+
+
+@triton.jit
+def transformed(
+    s, i, j, row, slope, bias_ptr, bias_i, bias_j, queries, keys, c, inner, hidden,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr,
+):  # fmt: skip
+    """Dot products q_i . k_j to scores. slope: that of the head times log2 e; bias_ptr: at the head's first entry."""
+    if SOFTCAP:
+        s = tanh(s * inner)
+    if ALIBI or BIAS:
+        s = s * c
+    if ALIBI:
+        s = s - slope * tl.abs(i - j).to(tl.float32)
+    if BIAS:
+        inside = (row < queries) & (j >= 0) & (j < keys)
+        added = tl.load(bias_ptr + row.to(tl.int64) * bias_i + j.to(tl.int64) * bias_j, mask=inside, other=0.0)
+        s = s + added.to(tl.float32) * LOG2E
+        # Not a maximum, which would turn NaN into a hidden key.
+        s = tl.where(s <= HIDING, hidden, s)
+    return s
+
+
+@triton.jit
+def visible(
+    i, j, document_i, keep_ptr, document_ptr, keys, window,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
+):  # fmt: skip
+    """m_ij but for biases. keep_ptr, document_ptr: at the sequence's first key; document_i: the queries' documents."""
+    inside = (j >= 0) & (j < keys)
+    seen = inside
+    if CAUSAL:
+        seen = seen & (j <= i)
+    if WINDOW:
+        seen = seen & (i - j < window)
+        if not CAUSAL:
+            seen = seen & (j - i < window)
+    if KEEP:
+        seen = seen & (tl.load(keep_ptr + j, mask=inside, other=0) != 0)
+    if DOCUMENTS:
+        seen = seen & (tl.load(document_ptr + j, mask=inside, other=-1) == document_i)
+    return seen
+
+
+@triton.jit
+def key_span(first, last, keys, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """[lo, hi): outside of these keys the queries at positions first..last see nothing. ``Mask.key_span``."""
+    lo = 0 * first
+    hi = keys
+    if WINDOW:
+        lo = tl.maximum(first - window + 1, 0)
+        hi = tl.minimum(hi, last + window)
+    if CAUSAL:
+        hi = tl.minimum(hi, last + 1)
+    return lo, hi
+
+
+@triton.jit
+def open_span(
+    first, last, keys, window,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
+):  # fmt: skip
+    """[lo, hi): these keys all queries at positions first..last see; empty when unknown. ``Mask.open_span``."""
+    lo = 0 * first
+    hi = keys
+    if WINDOW:
+        lo = tl.maximum(last - window + 1, 0)
+        hi = tl.minimum(hi, first + window)
+    if CAUSAL:
+        hi = tl.minimum(hi, first + 1)
+    if KEEP or DOCUMENTS:
+        hi = lo
+    return lo, hi
+
+
+@triton.jit
+def query_span(first, last, queries, offset, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """[lo, hi): the query indices outside of which nobody sees any of the keys first..last."""
+    lo = 0 * first
+    hi = queries
+    if WINDOW:
+        lo = tl.maximum(first - window + 1 - offset, 0)
+        hi = tl.minimum(hi, last + window - offset)
+    if CAUSAL:
+        lo = tl.maximum(lo, first - offset)
+    return lo, hi
