@@ -145,4 +145,6 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _ulp(scale: float, dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps * 2.0 ** np.floor(np.log2(scale)) if scale else 0.0
+    """The distance between neighbours at ``scale``; among subnormal numbers it no longer shrinks."""
+    info = torch.finfo(dtype)
+    return info.eps * max(2.0 ** np.floor(np.log2(scale)), info.smallest_normal) if scale else 0.0
