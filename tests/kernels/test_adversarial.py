@@ -23,6 +23,10 @@ PROBES = (
     ik.KeyMass(torch.ones(200, 1)),
     ik.LabelMatch(torch.zeros(200, dtype=torch.int64), torch.zeros(200, dtype=torch.int64)),
     ik.Received(),
+    ik.TopK(3),
+    ik.DistanceHistogram((0, 1, 70, math.inf)),
+    ik.Pooled(50),
+    ik.Pooled(64, "max", name="pooled_max"),
 )
 
 
@@ -126,9 +130,20 @@ def test_a_row_that_sees_no_key_has_defined_values(backend: str, sink: float | N
     empty = (slice(0, 1), slice(None), slice(0, 150))
     assert (got.output[empty] == 0).all()
     assert (got.lse[empty] == (-math.inf if sink is None else sink)).all()
-    for name in ("entropy", "peak", "offset_mass", "distance", "key_mass", "label_match"):
+    for name in (
+        "entropy",
+        "peak",
+        "top_k",
+        "offset_mass",
+        "distance",
+        "distance_histogram",
+        "key_mass",
+        "label_match",
+    ):
         assert (got.stats[name][empty] == 0).all(), name
     assert (got.stats["peak_index"][empty] == -1).all()
+    assert (got.stats["top_k_index"][empty] == -1).all()
+    assert (got.stats["pooled"][0, :, :3] == 0).all()
     assert (got.stats["received"][0, :, :150] == 0).all()
     assert (got.map.rows([0, 149])[0] == 0).all()
     assert (got.map.topk(2)[1][empty] == -1).all()
@@ -220,6 +235,11 @@ def test_nan_is_never_hidden(backend: str, where: str) -> None:
         value = got.stats[name][0, 1].reshape(200, -1)
         assert value[touched].isnan().all(), name
         assert value[~touched].isfinite().all(), name
+    for name in ("top_k", "distance_histogram"):
+        assert got.stats[name][0, 1].isnan().any(-1).tolist() == touched.tolist(), name
+    assert got.stats["pooled"][0, 1, 3, :3].isnan().all()
+    assert got.stats["pooled"][0, 1, :3].isfinite().all()
+    assert got.stats["pooled_max"][0, 1, 2, :2].isnan().all()
     assert got.stats["received"][0, 1, :150].isnan().all()
     row = got.map.rows(150)[0, 1, 0]
     assert row[:151].isnan().all()
@@ -244,7 +264,9 @@ def test_huge_sinks_take_the_mass_without_overflow(backend: str, dtype: torch.dt
     assert sink is not None
     assert (got.output[0, 0] == 0).all()
     assert (got.lse[0, 0] == sink[0].float()).all()
-    assert all((got.stats[name][0, 0] == 0).all() for name in ("entropy", "peak", "distance", "received"))
+    assert all(
+        (got.stats[name][0, 0] == 0).all() for name in ("entropy", "peak", "top_k", "distance", "received", "pooled")
+    )
     # The peak is still a key that is seen, though its probability is 0 in float32.
     assert (got.stats["peak_index"][0, 0] <= torch.arange(200)).all()
     without = causal(case.q, case.k, case.v).attend(backend)

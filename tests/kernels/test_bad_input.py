@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +109,24 @@ class Unknown(ik.Entropy):
     """A probe that no backend knows."""
 
 
+EDGES = "expected two or more strictly increasing integers from 0 to 2^62, of which the last may be math.inf"
+
+BAD_EDGES: list[Any] = [
+    (),
+    (1,),
+    (math.inf,),
+    5,
+    (2, 2),
+    (3, 1),
+    (-1, 4),
+    (0, 1.5),
+    (0, math.inf, math.inf),
+    (math.inf, 3),
+    (0, math.nan),
+    (0, True),
+    (0, 1 << 63),
+]
+
 PROBES = [
     (["entropy"], "probes: expected instances of Entropy, Peak, KeyMass, ..., got 'entropy'"),
     (
@@ -168,6 +188,25 @@ PROBES = [
         "Received.weights: expected a tensor of shape [5] or [2, 5] or [2, 4, 5], got torch.float32 of shape [7]",
     ),
     ([ik.Received(longs(TQ))], "Received.weights: expected a floating tensor on cpu, got torch.int64 on cpu"),
+    ([ik.TopK(0)], "TopK.k: expected an integer of at least 1, got 0"),
+    ([ik.TopK(True)], "TopK.k: expected an integer of at least 1, got True"),
+    ([ik.TopK(2.0)], "TopK.k: expected an integer of at least 1, got 2.0"),  # pyright: ignore[reportArgumentType]
+    (
+        [ik.TopK(2), ik.Entropy(name="top_k_index")],
+        "probes: names must differ, ['top_k_index'] come twice; give each its own name=",
+    ),
+    *(([ik.DistanceHistogram(edges)], f"DistanceHistogram.edges: {EDGES}, got {edges!r}") for edges in BAD_EDGES),
+    ([ik.Pooled(0)], "Pooled.block: expected an integer of at least 1, got 0"),
+    ([ik.Pooled(2.5)], "Pooled.block: expected an integer of at least 1, got 2.5"),  # pyright: ignore[reportArgumentType]
+    ([ik.Pooled(4, "sum")], "Pooled.op: expected 'mean' or 'max', got 'sum'"),  # pyright: ignore[reportArgumentType]
+    (
+        [ik.Pooled(4, reduce="mean")],
+        "Pooled.reduce: it has a value per square and no query axis to average; use queries=",
+    ),
+    (
+        [ik.Pooled(4, queries=torch.ones(TK, dtype=torch.bool))],
+        "Pooled.queries: expected a tensor of shape [5] or [2, 5], got torch.bool of shape [7]",
+    ),
 ]
 
 
@@ -192,5 +231,16 @@ def test_good_arguments_beside_the_bad_ones_are_taken() -> None:
         "bias": torch.zeros(()),
     }
     mask = keep(B, TK) & Mask.from_documents(longs(B, 9))
-    probes = [ik.Entropy(name="a"), ik.Entropy(name="b"), ik.OffsetMass([1, 2])]  # pyright: ignore[reportArgumentType]
-    assert list(ik.attend(**given, mask=mask, probes=probes).stats) == ["a", "b", "offset_mass"]
+    probes = [
+        ik.Entropy(name="a"),
+        ik.Entropy(name="b"),
+        ik.OffsetMass([1, 2]),  # pyright: ignore[reportArgumentType]
+        ik.DistanceHistogram([0, 1 << 62, math.inf]),  # pyright: ignore[reportArgumentType]
+        ik.TopK(3 * TK),
+        ik.TopK(1, name="mean", reduce="mean"),
+        ik.Distance(name="mean_index"),
+        ik.Pooled(100, "max"),
+    ]
+    named = ["a", "b", "offset_mass", "distance_histogram", "top_k", "top_k_index", "mean", "mean_index", "pooled"]
+    for backend in ("reference", "cpu"):
+        assert list(ik.attend(**given, mask=mask, probes=probes, backend=backend).stats) == named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -68,6 +69,10 @@ def probes() -> tuple[ik.Probe, ...]:
         ik.Distance(),
         ik.Distance(100, name="clipped"),
         ik.Received(normalize=True),
+        ik.TopK(4),
+        ik.DistanceHistogram((0, 1, 100, math.inf)),
+        ik.Pooled(256),
+        ik.Pooled(256, "max", name="largest"),
     )
 
 

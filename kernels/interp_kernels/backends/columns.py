@@ -59,7 +59,7 @@ class PooledSquares(ColumnProbe):
         self.probe, self.ops = probe, ops
         shape = (ops.batch, ops.heads, -(-ops.queries // probe.block), -(-ops.keys // probe.block))
         self.value = torch.zeros(shape, dtype=ops.compute_dtype, device=ops.q.device)
-        # Whole numbers: a float32 stops counting at 2^24 cells.
+        # Whole numbers, since float32 rounds a count above 2^24.
         self.seen = torch.zeros(shape, dtype=torch.int64, device=ops.q.device) if probe.op == "mean" else None
 
     def add(self, tile: Tile, closing: Closing) -> None:
