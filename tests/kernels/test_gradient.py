@@ -40,7 +40,8 @@ def dense(case: Case, visible: Tensor, evaluation: int = 0) -> tuple[Tensor, Ten
     k, v = (x[:, :, columns].repeat_interleave(heads // x.shape[1], dim=1) for x in (case.k, case.v))
     q, k = case.q[..., widths], k[..., widths]
     scale = width**-0.5 if case.scale is None else case.scale
-    s = q @ k.mT * scale if evaluation % 2 == 0 else (q * scale) @ k.mT
+    copies = 1 if evaluation % 2 == 0 else rounding.COPIES
+    s = q @ k.mT * scale if copies == 1 else ((q * scale).repeat(1, 1, copies, 1) @ k.mT)[:, :, :queries]
     if case.softcap is not None:
         s = torch.tanh(s / case.softcap) * case.softcap
     row = torch.arange(queries)[:, None]
@@ -56,7 +57,7 @@ def dense(case: Case, visible: Tensor, evaluation: int = 0) -> tuple[Tensor, Ten
     s = torch.cat([s, sinks.to(wide)[:, None, None].expand(*s.shape[:3], 1)], dim=-1)
     p, p_sink = s.softmax(dim=-1).split([keys, 1], dim=-1)
     p = (p * visible[..., columns]).to(dtype)
-    return p @ v, p[..., columns.argsort()], p_sink
+    return (p.repeat(1, 1, copies, 1) @ v)[:, :, :queries], p[..., columns.argsort()], p_sink
 
 
 def autograd(case: Case, visible: Tensor, output_gradient: Tensor, evaluation: int = 0) -> dict[str, Tensor]:
