@@ -14,6 +14,7 @@ from torch import Tensor
 from interp_kernels import probes as P
 from interp_kernels.backends import BACKENDS
 from interp_kernels.differentiable import run_with_gradients
+from interp_kernels.library import run_in_graph
 from interp_kernels.map import AttentionMap
 from interp_kernels.mask import Mask, describe
 from interp_kernels.operands import Operands
@@ -94,6 +95,9 @@ def attend(
     to alibi and bias, and not from the log-sum-exp and the statistics. There are no second derivatives. A row that sees
     no key gives zero gradients.
 
+    Under torch.compile, with fullgraph=True too, it is one operator of torch (interp_kernels::attend), whatever the mask
+    and the probes; a mask's predicate, being a Python function, is refused there.
+
     Raises:
         ValueError: an argument does not fit; the message names it, what was expected and what came.
     """
@@ -105,12 +109,14 @@ def attend(
         raise ValueError(f"probes: names must differ, {twice} come twice; give each its own name=")
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend: expected one of {['auto', *BACKENDS]}, got {backend!r}")
-    run = BACKENDS["cpu" if backend == "auto" else backend]
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, sinks)):
-        output, lse, stats = run_with_gradients(run, ops, chosen)
+    name = "cpu" if backend == "auto" else backend
+    if torch.compiler.is_compiling():
+        output, lse, stats = run_in_graph(name, ops, chosen)
+    elif torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, sinks)):
+        output, lse, stats = run_with_gradients(BACKENDS[name], ops, chosen)
     else:
         with torch.no_grad():
-            output, lse, stats = run(ops, chosen)
+            output, lse, stats = BACKENDS[name](ops, chosen)
     return Attended(output, lse, stats, AttentionMap(ops.detached(), lse))
 
 
@@ -148,6 +154,11 @@ def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
 def _check_mask(mask: Mask, b: int, queries: int, keys: int, q: Tensor) -> None:
     if not isinstance(mask, Mask):
         raise ValueError(f"mask: expected an interp_kernels.Mask, got {describe(mask)}")
+    if mask.predicates and torch.compiler.is_compiling():
+        raise ValueError(
+            "mask: a predicate is a Python function, which torch.compile cannot take into its graph; build the mask from "
+            "causal, full, from_padding and from_documents, or leave attend out of the graph with torch.compiler.disable"
+        )
     offset = keys - queries if mask.offset is None else mask.offset
     if mask.keep is not None and (mask.keep.shape != (b, keys) or mask.keep.device != q.device):
         raise ValueError(f"mask.keep: expected shape [{b}, {keys}] on {q.device}, got {describe(mask.keep)}")

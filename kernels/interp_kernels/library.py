@@ -1,0 +1,156 @@
+"""Attention as operators of torch, so that torch.compile(fullgraph=True) keeps it in one graph, forward and backward.
+
+    interp_kernels::attend            -> [output, log-sum-exp, every probe's value (and index)]
+    interp_kernels::attend_backward   -> the gradients of those of q, k, v and the sinks that ask for one, in this order
+
+Outside of a compiled function ``attend`` does not go through them, since crossing into an operator costs microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_kernels.backends import BACKENDS
+from interp_kernels.description import Described, describe_map, describe_probes, read_map, read_probes
+from interp_kernels.gradient import Wanted, gradients
+from interp_kernels.operands import Operands
+from interp_kernels.probes import Probe
+from interp_kernels.results import value_shape
+
+
+def run_in_graph(backend: str, ops: Operands, probes: tuple[Probe, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What the backend of that name gives, as one node of the graph that torch.compile traces. Carries gradients."""
+    of_map, of_probes = describe_map(ops), describe_probes(probes)
+    # No gradients reach these; asking for one, they would make every result ask for it.
+    map_tensors, probe_tensors = ([x.detach() for x in each.tensors] for each in (of_map, of_probes))
+    output, lse, *values = attend(
+        ops.q,
+        ops.k,
+        ops.v,
+        ops.sinks,
+        map_tensors,
+        of_map.text,
+        probe_tensors,
+        of_probes.text,
+        ops.scale,
+        ops.softcap,
+        ops.mask.offset,
+        backend,
+    )
+    labels = [label for probe in probes for label in probe.labels]
+    return output, lse, dict(zip(labels, values, strict=True))
+
+
+@torch.library.custom_op("interp_kernels::attend", mutates_args=())
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    map_tensors: Sequence[Tensor],
+    map_text: str,
+    probe_tensors: Sequence[Tensor],
+    probe_text: str,
+    scale: float,
+    softcap: float | None,
+    offset: int | None,
+    backend: str,
+) -> list[Tensor]:
+    """``interp_kernels.attend`` of checked arguments; see ``description`` for the strings."""
+    ops = read_map(Described(map_text, list(map_tensors)), q, k, v, sinks, scale, softcap, offset)
+    probes = read_probes(Described(probe_text, list(probe_tensors)))
+    output, lse, stats = BACKENDS[backend](ops, probes)
+    return [x.contiguous() for x in (output, lse, *(stats[label] for probe in probes for label in probe.labels))]
+
+
+@attend.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    map_tensors: Sequence[Tensor],
+    map_text: str,
+    probe_tensors: Sequence[Tensor],
+    probe_text: str,
+    scale: float,
+    softcap: float | None,
+    offset: int | None,
+    backend: str,
+) -> list[Tensor]:
+    ops = read_map(Described(map_text, list(map_tensors)), q, k, v, sinks, scale, softcap, offset)
+    sizes = (ops.batch, ops.heads, ops.queries, ops.keys)
+    results = [v.new_empty(*sizes[:3], v.shape[-1]), v.new_empty(sizes[:3], dtype=ops.compute_dtype)]
+    for probe in read_probes(Described(probe_text, list(probe_tensors))):
+        dtypes = (ops.compute_dtype, torch.int64)[: len(probe.labels)]
+        results += [v.new_empty(value_shape(probe, *sizes), dtype=dtype) for dtype in dtypes]
+    return results
+
+
+@torch.library.custom_op("interp_kernels::attend_backward", mutates_args=())
+def attend_backward(
+    output_gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    map_tensors: Sequence[Tensor],
+    map_text: str,
+    output: Tensor,
+    lse: Tensor,
+    scale: float,
+    softcap: float | None,
+    offset: int | None,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    """The gradients of a scalar, given that of the output; see ``gradient``."""
+    ops = read_map(Described(map_text, list(map_tensors)), q, k, v, sinks, scale, softcap, offset)
+    given = gradients(ops, output, lse, output_gradient, Wanted(*wanted))
+    return [x for x in (given.q, given.k, given.v, given.sinks) if x is not None]
+
+
+@attend_backward.register_fake
+def _(
+    output_gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    map_tensors: Sequence[Tensor],
+    map_text: str,
+    output: Tensor,
+    lse: Tensor,
+    scale: float,
+    softcap: float | None,
+    offset: int | None,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x, ask in zip((q, k, v, sinks), wanted, strict=True) if ask and x is not None]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    q, k, v, sinks, map_tensors, map_text, probe_tensors, _, scale, softcap, offset, _ = inputs
+    ctx.save_for_backward(q, k, v, sinks, output[0], output[1], *map_tensors)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.map_text, ctx.numbers = map_text, (scale, softcap, offset)
+    ctx.counts = len(map_tensors), len(probe_tensors)
+
+
+def _backward(ctx: Any, given_gradients: list[Tensor]) -> tuple[Any, ...]:
+    q, k, v, sinks, output, lse, *map_tensors = ctx.saved_tensors
+    wanted = list(ctx.needs_input_grad[:4])
+    found = iter(
+        attend_backward(
+            given_gradients[0], q, k, v, sinks, map_tensors, ctx.map_text, output, lse, *ctx.numbers, wanted
+        )
+    )
+    tensors = [next(found) if ask else None for ask in wanted]
+    of_map, of_probes = ([None] * count for count in ctx.counts)
+    return *tensors, of_map, None, of_probes, None, None, None, None, None
+
+
+attend.register_autograd(_backward, setup_context=_keep)
