@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends import BACKENDS
+from interp_kernels.backends import BACKENDS, triton
 from interp_kernels.differentiable import run_with_gradients
 from interp_kernels.library import run_in_graph
 from interp_kernels.map import AttentionMap
 from interp_kernels.mask import Mask, describe
 from interp_kernels.operands import Operands
 
-Backend = Literal["auto", "reference", "cpu"]
+Backend = Literal["auto", "reference", "cpu", "triton"]
 
 CAUSAL = Mask.causal()
 PROBES = (
@@ -87,7 +87,9 @@ def attend(
             (key index - query index) + Tq - 1 is added. A bias of -inf hides the key, and so does any below -4.3e37,
             since libraries write the least float32 or bfloat16 for it.
         probes: what to measure; names must differ.
-        backend: "auto", "reference" (dense, O(T^2) memory, the definition) or "cpu" (tiled, O(T) memory).
+        backend: "reference" (dense, O(T^2) memory, the definition), "cpu" (tiled, O(T) memory, on any device) or "triton"
+            (GPU kernels, O(T) memory). "auto" takes "triton" for tensors on a CUDA device where it can serve the call, and
+            "cpu" otherwise; a backend asked for by name never falls back on another.
 
     A row that sees no key has output 0, log-sum-exp -inf (or its sink), entropy 0 and peak 0 with index -1.
 
@@ -109,7 +111,7 @@ def attend(
         raise ValueError(f"probes: names must differ, {twice} come twice; give each its own name=")
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend: expected one of {['auto', *BACKENDS]}, got {backend!r}")
-    name = "cpu" if backend == "auto" else backend
+    name = _chosen_backend(backend, ops, chosen)
     if torch.compiler.is_compiling():
         output, lse, stats = run_in_graph(name, ops, chosen)
     elif torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, sinks)):
@@ -118,6 +120,16 @@ def attend(
         with torch.no_grad():
             output, lse, stats = BACKENDS[name](ops, chosen)
     return Attended(output, lse, stats, AttentionMap(ops.detached(), lse))
+
+
+def _chosen_backend(backend: str, ops: Operands, probes: tuple[P.Probe, ...]) -> str:
+    if backend == "triton" or (backend == "auto" and ops.q.is_cuda):
+        refused = triton.refusal(ops, probes)
+        if refused is None:
+            return "triton"
+        if backend == "triton":
+            raise ValueError(f"backend: {refused}")
+    return "cpu" if backend == "auto" else backend
 
 
 def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
@@ -272,6 +284,6 @@ def _fits(x: Tensor, shape: tuple[int | None, ...]) -> bool:
 
 
 def _checked_number(name: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
     return float(value)

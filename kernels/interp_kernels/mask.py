@@ -46,11 +46,16 @@ class Mask:
 
     @classmethod
     def from_padding(cls, keep: Tensor) -> Mask:
-        """Keys with ``keep[b, j]`` true. keep: [B, Tk], bool or 0/1 integers. It hides keys, not queries."""
+        """Keys with ``keep[b, j]`` true. keep: [B, Tk], bool or 0/1 integers. It hides keys, not queries.
+
+        Under torch.compile the values of integers are not checked; all but 0 keep their key.
+        """
         if not isinstance(keep, Tensor) or keep.ndim != 2:
             raise ValueError(f"keep: expected a tensor of shape [B, Tk], got {describe(keep)}")
         if keep.dtype != torch.bool:
-            if keep.is_floating_point() or not bool(((keep == 0) | (keep == 1)).all()):
+            # A branch on the values would break the graph of torch.compile.
+            values_fit = torch.compiler.is_compiling() or bool(((keep == 0) | (keep == 1)).all())
+            if keep.is_floating_point() or not values_fit:
                 raise ValueError(f"keep: expected bool or integers 0 and 1, got {describe(keep)}")
             keep = keep.bool()
         return cls(keep=keep)
@@ -167,9 +172,12 @@ def _both(a: Tensor | None, b: Tensor | None, combine: Callable[[Tensor, Tensor]
 
 def _pair_ids(a: Tensor, b: Tensor) -> Tensor:
     """One id for each pair of ids, so that equal pairs are equal ids."""
-    _, a = a.unique(return_inverse=True)
-    _, b = b.unique(return_inverse=True)
-    return a * (int(b.max()) + 1) + b
+    return _ranks(a) * b.numel() + _ranks(b)
+
+
+def _ranks(ids: Tensor) -> Tensor:
+    """How many ids are smaller: in [0, ids.numel()), whatever the ids."""
+    return torch.searchsorted(ids.flatten().sort().values, ids.contiguous())
 
 
 def describe(value: object) -> str:
