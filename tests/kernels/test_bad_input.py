@@ -69,7 +69,7 @@ SETTINGS = [
         {"bias": torch.zeros(1, B, HQ, TQ, TK)},
         "bias: expected a shape broadcastable to [2, 4, 5, 7] or the relative bias [4, 11], got [1, 2, 4, 5, 7]",
     ),
-    ({"backend": "triton"}, "backend: expected one of ['auto', 'reference', 'cpu'], got 'triton'"),
+    ({"backend": "cuda"}, "backend: expected one of ['auto', 'reference', 'cpu', 'triton'], got 'cuda'"),
 ]
 
 MASKS = [

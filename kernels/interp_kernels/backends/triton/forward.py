@@ -11,7 +11,7 @@ import triton.language as tl
 
 from interp_kernels.backends.triton.ends import closed, entropy
 from interp_kernels.backends.triton.linear import gathered, load_each, zeros
-from interp_kernels.backends.triton.scores import LOG2E, key_span, load_rows, open_span, transformed, visible
+from interp_kernels.backends.triton.scores import head_inputs, key_span, load_rows, open_span, tile_scores
 
 LENGTHS = ["heads", "group", "queries", "keys", "offset", "window", "query_label_n", "label_n", "weight_c", "document_b", "splits"]
 """Arguments that change from call to call, of which Triton shall make no special cases."""
@@ -71,20 +71,10 @@ def forward_kernel(
         q = -q
     k_ptr += batch * k_b + kv.to(tl.int64) * k_h
     v_ptr += batch * v_b + kv.to(tl.int64) * v_h
-    keep_here = keep_ptr
-    document_here = document_ptr
-    document_i = i
-    if KEEP:
-        keep_here = keep_ptr + batch * keys
-    if DOCUMENTS:
-        document_here = document_ptr + batch * document_b
-        document_i = tl.load(document_here + i, mask=valid, other=-2)
-    slope = c
-    if ALIBI:
-        slope = (tl.load(alibi_ptr + h, mask=valid, other=0.0).to(tl.float32) * LOG2E)[:, None]
-    bias_here = bias_ptr
-    if BIAS:
-        bias_here = (bias_ptr + batch * bias_b + h.to(tl.int64) * bias_h)[:, None]
+    keep_here, document_here, document_i, slope, bias_here = head_inputs(
+        batch, h, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
+        KEEP, DOCUMENTS, ALIBI, BIAS,
+    )  # fmt: skip
     labels = ()
     label_here = label_ptr
     weight_here = weight_ptr
@@ -112,20 +102,11 @@ def forward_kernel(
     acc = tl.zeros([BLOCK_M, DV_PAD], tl.float32)
     for start in tl.range(lo, hi, BLOCK_N):
         start = tl.multiple_of(start, BLOCK_N)
-        lane = tl.arange(0, BLOCK_N)
-        j = start + lane
-        k = load_rows(k_ptr + start.to(tl.int64) * k_t, k_t, lane, j < keys, D, D_PAD)
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        s = transformed(
-            s, i[:, None], j[None, :], row[:, None], slope, bias_here, bias_i, bias_j, queries, keys, c, inner, hidden,
-            ALIBI, BIAS, SOFTCAP,
+        s = tile_scores(
+            q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
+            queries, keys, window, c, inner, hidden, open_lo, open_hi,
+            D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, BLOCK_N,
         )  # fmt: skip
-        if (start < open_lo) | (start + BLOCK_N > open_hi):
-            seen = visible(
-                i[:, None], j[None, :], document_i[:, None], keep_here, document_here, keys, window,
-                CAUSAL, WINDOW, KEEP, DOCUMENTS,
-            )  # fmt: skip
-            s = tl.where(seen, s, hidden)
         tile_max = tl.max(s, 1)
         risen = tl.maximum(m, tile_max)
         # Rows that have seen no key are shifted by 0: their hidden scores then weigh 0, as they must.
@@ -140,12 +121,13 @@ def forward_kernel(
             found = tl.where(tile_max > m, start, found)
         if LABELS + MASSES + DISTANCES > 0:
             g = gathered(
-                g, p, tile_sum, a, labels, i, j, start, start + BLOCK_N, first, last, keys,
+                g, p, tile_sum, a, labels, i, start + tl.arange(0, BLOCK_N), start, start + BLOCK_N, first, last, keys,
                 label_here, label_n, weight_here, weight_c, reach_ptr, LABELS, STRICT, MASSES, DISTANCES,
             )  # fmt: skip
         total = total * a + tile_sum
         m = risen
-        v = load_rows(v_ptr + start.to(tl.int64) * v_t, v_t, lane, j < keys, DV, DV_PAD)
+        lane = tl.arange(0, BLOCK_N)
+        v = load_rows(v_ptr + tl.cast(start, tl.int64) * v_t, v_t, lane, start + lane < keys, DV, DV_PAD)
         acc = tl.dot(p.to(v.dtype), v, acc * a[:, None], input_precision=PRECISION)
 
     at = (batch * heads + h) * queries + row
@@ -159,7 +141,7 @@ def forward_kernel(
         sink = m
         if SINKS:
             sink = tl.load(sink_ptr + h, mask=valid, other=0.0).to(tl.float32)
-        factor, log_whole, lse, _ = closed(m, total, sink, nat, hidden, SINKS)
+        factor, log_whole, lse = closed(m, total, sink, nat, hidden, SINKS)
         acc = acc * factor[:, None]
         value = entropy(total, moment, factor, log_whole, nat)
         tl.store(lse_ptr + at, lse, mask=valid)

@@ -24,11 +24,11 @@ def launch(
     named = {name: given[name] for name in kernel.arg_names if name not in ("BLOCK_M", "BLOCK_N")}
 
     def run(config: Config) -> None:
+        blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
         # Fusing products with sums is asked for, not left to Triton's default, which is about to change.
         kernel[grid(config)](
             **named,
-            BLOCK_M=config.block_m,
-            BLOCK_N=config.block_n,
+            **{name: size for name, size in blocks.items() if name in kernel.arg_names},
             num_warps=config.num_warps,
             num_stages=config.num_stages,
             enable_fp_fusion=True,

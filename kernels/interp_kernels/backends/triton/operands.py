@@ -22,12 +22,14 @@ LEAST_SCALE = 1e-36
 @dataclass(frozen=True)
 class Call:
     """The operands as kernels want them. ``arguments`` are those that kernels share, by their names; ``nat`` is how many
-    nats a unit of score is."""
+    nats and ``unit`` how many
+    bits a unit of score is, ``hidden`` the score of a hidden key."""
 
     ops: Operands
     arguments: dict[str, Any]
     nat: float
     hidden: float
+    unit: float
 
     @property
     def width(self) -> int:
@@ -91,7 +93,7 @@ def prepared(ops: Operands) -> Call:
         arguments |= {f"{name}_b": x.stride(0), f"{name}_h": x.stride(1), f"{name}_t": x.stride(2)}
     for name, stride in zip("bhij", bias_strides, strict=True):
         arguments[f"bias_{name}"] = stride
-    return Call(replace(ops, q=q, k=k, v=v), arguments, nat, arguments["hidden"])
+    return Call(replace(ops, q=q, k=k, v=v), arguments, nat, arguments["hidden"], 1.0 if cooked else c)
 
 
 def padded(width: int) -> int:

@@ -85,6 +85,56 @@ def visible(
 
 
 @triton.jit
+def tile_scores(
+    q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
+    queries, keys, window, c, inner, hidden, open_lo, open_hi,
+    D: tl.constexpr, D_PAD: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr,
+    DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Scores of the queries q [M, D_PAD] and the keys from ``start``, [M, BLOCK_N], ``hidden`` where a key is hidden.
+
+    k_here, keep_here, document_here: at the sequence's (and head's) first key; slope, bias_here: [M], see ``head_inputs``.
+    Keys of [open_lo, open_hi) are known to be seen by all: a tile of these takes no mask.
+    """
+    lane = tl.arange(0, BLOCK_N)
+    j = start + lane
+    k = load_rows(k_here + tl.cast(start, tl.int64) * k_t, k_t, lane, j < keys, D, D_PAD)
+    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    s = transformed(
+        s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j, queries, keys,
+        c, inner, hidden, ALIBI, BIAS, SOFTCAP,
+    )  # fmt: skip
+    if (start < open_lo) | (start + BLOCK_N > open_hi):
+        seen = visible(
+            i[:, None], j[None, :], document_i[:, None], keep_here, document_here, keys, window,
+            CAUSAL, WINDOW, KEEP, DOCUMENTS,
+        )  # fmt: skip
+        s = tl.where(seen, s, hidden)
+    return s
+
+
+@triton.jit
+def head_inputs(
+    batch, h, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
+    KEEP: tl.constexpr, DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """keep and documents at the sequence's first key; for queries at positions i of the heads h, all [M]: their document,
+    their slope times log2 e, and where their head's bias begins. What the call has not is filled with i."""
+    keep_here, document_here, document_i, slope, bias_here = i, i, i, i, i
+    if KEEP:
+        keep_here = keep_ptr + batch * keys
+    if DOCUMENTS:
+        document_here = document_ptr + batch * document_b
+        document_i = tl.load(document_here + i, mask=valid, other=-2)
+    if ALIBI:
+        slope = tl.load(alibi_ptr + h, mask=valid, other=0.0).to(tl.float32) * LOG2E
+    if BIAS:
+        bias_here = bias_ptr + batch * bias_b + h.to(tl.int64) * bias_h
+    return keep_here, document_here, document_i, slope, bias_here
+
+
+@triton.jit
 def key_span(first, last, keys, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
     """[lo, hi): outside of these keys the queries at positions first..last see nothing. ``Mask.key_span``."""
     lo = 0 * first

@@ -1,0 +1,72 @@
+"""Mass by distance: for each bin the keys at its distances, before and behind, are scored with the row's normaliser known."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from interp_kernels.backends.triton.scores import head_inputs, key_span, load_rows, open_span, tile_scores
+
+
+@triton.jit(do_not_specialize=["heads", "group", "queries", "keys", "offset", "window", "document_b", "bins"])
+def histogram_kernel(
+    q_ptr, k_ptr, shift_ptr, factor_ptr, edge_ptr, value_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
+    q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
+    heads, group, queries, keys, offset, window, bins, c, inner, hidden,
+    D: tl.constexpr, D_PAD: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """value [B, Hq, Tq, bins]: sum_j P_ij [e_n <= |i - j| < e_(n+1)] for the edges e, int32 [bins + 1]."""
+    blocks = tl.cdiv(queries, BLOCK_M)
+    unit = tl.program_id(0) // blocks
+    block = blocks - 1 - tl.program_id(0) % blocks
+    batch = (unit // heads).to(tl.int64)
+    head = unit % heads
+    kv = (head // group).to(tl.int64)
+    row = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid = row < queries
+    i = row + offset
+    first = offset + block * BLOCK_M
+    last = offset + tl.minimum(block * BLOCK_M + BLOCK_M, queries) - 1
+    q = load_rows(q_ptr + batch * q_b + head.to(tl.int64) * q_h, q_t, row.to(tl.int64), valid, D, D_PAD)
+    if NEGATIVE:
+        q = -q
+    k_here = k_ptr + batch * k_b + kv * k_h
+    keep_here, document_here, document_i, slope, bias_here = head_inputs(
+        batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
+        KEEP, DOCUMENTS, ALIBI, BIAS,
+    )  # fmt: skip
+    step = 1.0 if ALIBI or BIAS else c
+    at = unit.to(tl.int64) * queries + row
+    shift = tl.load(shift_ptr + at, mask=valid, other=0.0)
+    factor = tl.load(factor_ptr + at, mask=valid, other=0.0)
+    span_lo, span_hi = key_span(first, last, keys, window, CAUSAL, WINDOW)
+    open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
+    for n in range(bins):
+        near = tl.load(edge_ptr + n)
+        far = tl.load(edge_ptr + n + 1)
+        mass = tl.zeros([BLOCK_M], tl.float32)
+        for side in range(1 if CAUSAL else 2):
+            # The queries' own keys, at distance 0, count as keys before them.
+            if side == 0:
+                lo = first - far + 1
+                hi = last - near + 1
+            else:
+                lo = first + tl.maximum(near, 1)
+                hi = last + far
+            lo = tl.maximum(lo, span_lo) // BLOCK_N * BLOCK_N
+            hi = tl.minimum(hi, span_hi)
+            for start in range(lo, hi, BLOCK_N):
+                s = tile_scores(
+                    q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here,
+                    document_here, queries, keys, window, c, inner, hidden, open_lo, open_hi,
+                    D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, BLOCK_N,
+                )  # fmt: skip
+                p = tl.exp2((s - shift[:, None]) * step)
+                apart = i[:, None] - (start + tl.arange(0, BLOCK_N))[None, :]
+                apart = tl.where(side == 0, apart, -apart)
+                inside = (apart >= tl.maximum(near, side)) & (apart < far)
+                mass += tl.sum(tl.where(inside, p, 0.0), 1)
+        tl.store(value_ptr + at * bins + n, mass * factor, mask=valid)

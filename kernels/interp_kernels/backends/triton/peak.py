@@ -1,0 +1,59 @@
+"""The key of each row's largest score, from the key tile in which the forward pass saw the maximum rise last.
+
+To carry an index through the forward pass would cost two instructions a score. Instead the tiles that hold a maximum of some
+row of a block are scored once more: few of them, since the rows of a block peak at the same sinks and at their neighbours.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from interp_kernels.backends.triton.scores import head_inputs, load_rows, tile_scores
+
+
+@triton.jit(do_not_specialize=["heads", "group", "queries", "keys", "offset", "window", "document_b", "tile_width"])
+def peak_kernel(
+    q_ptr, k_ptr, tile_ptr, index_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
+    q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
+    heads, group, queries, keys, offset, window, c, inner, hidden,
+    D: tl.constexpr, D_PAD: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
+    PRECISION: tl.constexpr, TILE: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """index [B, Hq, Tq], int64: the lowest key that reaches the largest score of tile [B, Hq, Tq] (its first key); -1 where
+    that is -1. TILE: the keys of a tile."""
+    blocks = tl.cdiv(queries, BLOCK_M)
+    unit = tl.program_id(0) // blocks
+    batch = (unit // heads).to(tl.int64)
+    head = unit % heads
+    kv = (head // group).to(tl.int64)
+    row = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid = row < queries
+    i = row + offset
+    q = load_rows(q_ptr + batch * q_b + head.to(tl.int64) * q_h, q_t, row.to(tl.int64), valid, D, D_PAD)
+    if NEGATIVE:
+        q = -q
+    k_here = k_ptr + batch * k_b + kv * k_h
+    keep_here, document_here, document_i, slope, bias_here = head_inputs(
+        batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
+        KEEP, DOCUMENTS, ALIBI, BIAS,
+    )  # fmt: skip
+    at = unit.to(tl.int64) * queries + row
+    tile = tl.load(tile_ptr + at, mask=valid, other=-1)
+    found = tl.full([BLOCK_M], -1, tl.int32)
+    start = tl.max(tile, 0)
+    while start >= 0:
+        s = tile_scores(
+            q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
+            queries, keys, window, c, inner, hidden, 0, 0,
+            D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, TILE,
+        )  # fmt: skip
+        lane = tl.arange(0, TILE)
+        first = tl.min(tl.where(s == tl.max(s, 1)[:, None], lane[None, :], TILE), 1)
+        # A row whose scores are all NaN reaches nothing: its first key stands for it.
+        found = tl.where(tile == start, start + tl.where(first == TILE, 0, first), found)
+        tile = tl.where(tile == start, -1, tile)
+        start = tl.max(tile, 0)
+    tl.store(index_ptr + at, found.to(tl.int64), mask=valid)
