@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,13 @@ class Recording:
     layers_seen: list[int] = field(default_factory=list)
 
 
-_current: ContextVar[Recording | None] = ContextVar("interp_recording", default=None)
+class _Current(threading.local):
+    """This thread's recording. Not a ContextVar, which torch.compile cannot trace."""
+
+    recording: Recording | None = None
+
+
+_current = _Current()
 
 
 def attention_forward(
@@ -56,7 +62,7 @@ def attention_forward(
     Who sees whom comes from the Mask that ``attention_visibility`` made, never from keyword arguments, which some
     architectures set to other values (window plus one) or not at all.
     """
-    recording = _current.get()
+    recording = _current.recording
     if recording is None:
         raise RunError(
             f"the model's attention is set to {IMPLEMENTATION!r} outside of a capture; "
@@ -90,7 +96,8 @@ def attention_forward(
 
 
 def _check_finite(x: Tensor, where: str, what: str, recording: Recording) -> None:
-    if bool(torch.isfinite(x).all()):
+    # A branch on the values would break the graph of torch.compile.
+    if torch.compiler.is_compiling() or bool(torch.isfinite(x).all()):
         return
     kind = "NaN" if bool(torch.isnan(x).any()) else "infinity"
     since = f", while that of layer {recording.layers_seen[-1]} was still finite" if recording.layers_seen else ""
@@ -124,7 +131,7 @@ def hooked(model: PreTrainedModel, recording: Recording) -> Iterator[None]:
     """While it lasts, the model's attention runs through ``attend`` and reports to ``recording``; then it is as before."""
     configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
-    token = _current.set(recording)
+    outer, _current.recording = _current.recording, recording
     try:
         for config in configs.values():
             config._attn_implementation_internal = IMPLEMENTATION
@@ -132,4 +139,4 @@ def hooked(model: PreTrainedModel, recording: Recording) -> Iterator[None]:
     finally:
         for config, implementation in before:
             config._attn_implementation_internal = implementation
-        _current.reset(token)
+        _current.recording = outer

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.models.rules import mask_by_symbols
 from interp_kernels import Mask
 
 
@@ -38,12 +39,15 @@ def attention_visibility(
     if attention_mask is not None:
         missing = kv_length + kv_offset - attention_mask.shape[-1]
         keep = torch.nn.functional.pad(attention_mask, (0, max(0, missing)))[:, kv_offset : kv_offset + kv_length]
-        if not bool(keep.all()):
+        # Whether there is padding is not known while a graph is traced.
+        if torch.compiler.is_compiling() or not bool(keep.all()):
             mask = mask & Mask.from_padding(keep)
     return mask.with_offset(q_offset - kv_offset)
 
 
 def _translated(function: Callable[..., Tensor], q_offset: int, kv_offset: int) -> Mask:
+    if torch.compiler.is_compiling():
+        return mask_by_symbols(function)
     known = _recognised(function, kv_offset)
     if known is not None:
         return known
