@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import interp_kernels as ik
-from interp_kernels.backends import cpu
+from interp_kernels.backends import tiled
+from interp_kernels.backends.cpu import passes
+from tests.kernels import on_device
 from tests.kernels.oracle import Map, Sight, attention_map
 
-BACKENDS = ("reference", "cpu", "tiles")
-"""What ``Case.attend`` takes; "tiles" is cpu in the smallest tiles, so that it walks over many."""
+BACKENDS = ("reference", "cpu", "cpu tiles", "tiled", "tiled tiles")
+"""What ``Case.attend`` takes, beside "triton"; "tiled" is what serves where nothing is compiled, "tiles" are the smallest."""
 
 EXAMPLES = os.environ.get("INTERP_EXAMPLES")
 SEED = int(os.environ.get("INTERP_SEED") or secrets.randbelow(2**32))
@@ -71,6 +73,8 @@ class Case:
         return replace(self, **{name: None if x is None else x.to(dtype) for name, x in given.items()})
 
     def attend(self, backend: str, probes: tuple[ik.Probe, ...] | None = None) -> ik.Attended:
+        if backend == "triton":
+            return on_device.attend(self, self.probes if probes is None else probes)
         attended = ik.attend(
             self.q,
             self.k,
@@ -82,11 +86,15 @@ class Case:
             alibi=self.alibi,
             bias=self.bias,
             probes=self.probes if probes is None else probes,
-            backend="cpu" if backend == "tiles" else backend,  # pyright: ignore[reportArgumentType]
+            backend=backend.removesuffix(" tiles") if backend in ("reference", "cpu", "cpu tiles") else "cpu",  # pyright: ignore[reportArgumentType]
         )
-        if backend != "tiles":
+        if backend in ("reference", "cpu"):
             return attended
-        output, lse, stats = cpu.run(attended.map.operands, self.probes if probes is None else probes, tile_cells=1)
+        ops, probes = attended.map.operands, self.probes if probes is None else probes
+        small = 1 if backend.endswith("tiles") else None
+        is_compiled = backend == "cpu tiles" and ops.compute_dtype == torch.float32
+        run = passes.run if is_compiled else tiled.run
+        output, lse, stats = run(ops, probes) if small is None else run(ops, probes, tile_cells=small)
         return replace(attended, output=output, lse=lse, stats=stats, map=replace(attended.map, lse=lse))
 
     def golden(self) -> Map:

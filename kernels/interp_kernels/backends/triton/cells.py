@@ -16,7 +16,7 @@ from interp_kernels.backends.triton.scores import head_inputs, load_rows, transf
 def cells_kernel(
     q_ptr, k_ptr, shift_ptr, factor_ptr, row_ptr, value_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
-    heads, group, queries, keys, offset, window, chosen_rows, first_column, columns, c, inner, hidden,
+    heads, group, queries, keys, offset, window, chosen_rows, first_column, columns, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
@@ -45,11 +45,10 @@ def cells_kernel(
         batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
         KEEP, DOCUMENTS, ALIBI, BIAS,
     )  # fmt: skip
-    step = 1.0 if ALIBI or BIAS else c
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     s = transformed(
         s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j, queries, keys,
-        c, inner, hidden, ALIBI, BIAS, SOFTCAP,
+        gain, inner, hidden, ALIBI, BIAS, SOFTCAP,
     )  # fmt: skip
     seen = visible(
         i[:, None], j[None, :], document_i[:, None], keep_here, document_here, keys, window,
@@ -58,7 +57,7 @@ def cells_kernel(
     at = unit.to(tl.int64) * queries + row
     shift = tl.load(shift_ptr + at, mask=valid, other=0.0)
     factor = tl.load(factor_ptr + at, mask=valid, other=0.0)
-    x = (s - shift[:, None]) * step
+    x = (s - shift[:, None]) * c
     # The log-sum-exp is rounded, but a probability may not exceed 1.
     x = tl.where(x > 0.0, 0.0, x)
     p = tl.where(seen, tl.exp2(x) * factor[:, None], 0.0)

@@ -60,7 +60,7 @@ def plus(a, b, N: tl.constexpr):
 def columns_kernel(
     q_ptr, k_ptr, shift_ptr, weight_ptr, count_ptr, sum_ptr, seen_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b, weight_n, count_n,
-    heads, group, queries, keys, offset, window, c, inner, hidden,
+    heads, group, queries, keys, offset, window, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
@@ -86,7 +86,6 @@ def columns_kernel(
         k = -k
     q_here = q_ptr + batch * q_b + head.to(tl.int64) * q_h
     rows_before = unit.to(tl.int64) * queries
-    step = 1.0 if ALIBI or BIAS else c
     first_key = block * BLOCK_N
     last_key = tl.minimum(first_key + BLOCK_N, keys) - 1
     lo, hi = query_span(first_key, last_key, queries, offset, window, CAUSAL, WINDOW)
@@ -108,10 +107,10 @@ def columns_kernel(
         )  # fmt: skip
         s = transformed(
             s, i[None, :], j[:, None], row[None, :], slope[None, :], bias_here[None, :], bias_i, bias_j, queries, keys,
-            c, inner, hidden, ALIBI, BIAS, SOFTCAP,
+            gain, inner, hidden, ALIBI, BIAS, SOFTCAP,
         )  # fmt: skip
         shift = tl.load(shift_ptr + rows_before + row, mask=valid, other=0.0)
-        x = (s - shift[None, :]) * step
+        x = (s - shift[None, :]) * c
         if AT_MOST_ONE:
             x = tl.where(x > 0.0, 0.0, x)
         p = tl.exp2(x)

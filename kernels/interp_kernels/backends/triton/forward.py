@@ -23,7 +23,7 @@ def forward_kernel(
     keep_ptr, document_ptr, sink_ptr, alibi_ptr, bias_ptr, query_label_ptr, label_ptr, weight_ptr, reach_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, bias_b, bias_h, bias_i, bias_j, document_b,
     query_label_n, label_n, weight_b, weight_h, weight_c,
-    heads, group, queries, keys, offset, window, splits, c, inner, nat, hidden,
+    heads, group, queries, keys, offset, window, splits, c, gain, inner, nat, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr, DV: tl.constexpr, DV_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     SINKS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
@@ -83,8 +83,6 @@ def forward_kernel(
         label_here = label_ptr + batch * keys
     if MASSES > 0:
         weight_here = weight_ptr + batch * weight_b + head.to(tl.int64) * weight_h
-    # Scores that ALiBi or a bias changed are base-2 logits already.
-    step = 1.0 if ALIBI or BIAS else c
 
     lo, hi = key_span(first, last, keys, window, CAUSAL, WINDOW)
     open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
@@ -104,16 +102,16 @@ def forward_kernel(
         start = tl.multiple_of(start, BLOCK_N)
         s = tile_scores(
             q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
-            queries, keys, window, c, inner, hidden, open_lo, open_hi,
+            queries, keys, window, gain, inner, hidden, open_lo, open_hi,
             D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, BLOCK_N,
         )  # fmt: skip
         tile_max = tl.max(s, 1)
         risen = tl.maximum(m, tile_max)
         # Rows that have seen no key are shifted by 0: their hidden scores then weigh 0, as they must.
         shift = tl.where(risen <= 0.5 * hidden, 0.0, risen)
-        a = tl.exp2((m - shift) * step)
+        a = tl.exp2((m - shift) * c)
         t = s - shift[:, None]
-        p = tl.exp2(t * step)
+        p = tl.exp2(t * c)
         tile_sum = tl.sum(p, 1)
         if ENTROPY:
             moment = a * (moment + (m - shift) * total) + tl.sum(p * t, 1)

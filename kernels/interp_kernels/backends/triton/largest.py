@@ -16,7 +16,7 @@ from interp_kernels.backends.triton.scores import head_inputs, key_span, load_ro
 def largest_kernel(
     q_ptr, k_ptr, score_ptr, index_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
-    heads, group, queries, keys, offset, window, c, inner, hidden,
+    heads, group, queries, keys, offset, window, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
@@ -56,7 +56,7 @@ def largest_kernel(
     for start in tl.range(lo, hi, BLOCK_N):
         s = tile_scores(
             q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
-            queries, keys, window, c, inner, hidden, open_lo, open_hi,
+            queries, keys, window, gain, inner, hidden, open_lo, open_hi,
             D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, BLOCK_N,
         )  # fmt: skip
         top = tl.max(s, 1)

@@ -47,11 +47,10 @@ def prepared(ops: Operands) -> Call:
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (ops.q, ops.k, ops.v))
     mask, d, dv = ops.mask, q.shape[-1], v.shape[-1]
     softcap = ops.softcap is not None
-    cooked = any(x is not None for x in (ops.alibi, ops.bias, ops.relative_bias))
-    nat = abs(ops.scale) if ops.softcap is None else ops.softcap
+    has_biases = any(x is not None for x in (ops.alibi, ops.bias, ops.relative_bias))
+    gain = abs(ops.scale) if ops.softcap is None else ops.softcap
+    nat = 1.0 if has_biases else gain
     c = nat * LOG2E
-    if cooked:
-        nat = math.log(2)
     bias, bias_strides = _bias(ops)
     documents = None if mask.documents is None else ranked(mask.documents)
     arguments: dict[str, Any] = {
@@ -71,9 +70,10 @@ def prepared(ops: Operands) -> Call:
         "offset": ops.offset,
         "window": mask.window or 0,
         "c": c,
+        "gain": gain,
         "inner": abs(ops.scale) / ops.softcap if ops.softcap is not None else 1.0,
         "nat": nat,
-        "hidden": HIDDEN if cooked else HIDDEN / max(1.0, c),
+        "hidden": HIDDEN / max(1.0, c),
         "D": d,
         "D_PAD": padded(d),
         "DV": dv,
@@ -93,7 +93,7 @@ def prepared(ops: Operands) -> Call:
         arguments |= {f"{name}_b": x.stride(0), f"{name}_h": x.stride(1), f"{name}_t": x.stride(2)}
     for name, stride in zip("bhij", bias_strides, strict=True):
         arguments[f"bias_{name}"] = stride
-    return Call(replace(ops, q=q, k=k, v=v), arguments, nat, arguments["hidden"], 1.0 if cooked else c)
+    return Call(replace(ops, q=q, k=k, v=v), arguments, nat, arguments["hidden"], c)
 
 
 def padded(width: int) -> int:

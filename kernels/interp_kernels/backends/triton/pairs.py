@@ -1,4 +1,8 @@
-"""P of wanted pairs (i, i - d) after the pass: one dot product a pair, from the row's normaliser. O(T) a pair offset."""
+"""P of wanted pairs (i, i - d) after the pass, from the row's normaliser. O(T) an offset.
+
+The pairs of a block of queries are the diagonal of a square tile. It is a matrix product as in the forward pass, and not a
+sum of its own, so that scores round as they did in the normaliser: a probability near 1 owes its digits to that.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ def pairs_kernel(
     q_ptr, k_ptr, shift_ptr, factor_ptr, offsets_ptr, value_ptr, exists_ptr,
     keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
-    heads, group, queries, keys, offset, window, offsets, c, inner, hidden,
+    heads, group, queries, keys, offset, window, offsets, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
-    AT_MOST_ONE: tl.constexpr, BLOCK_M: tl.constexpr,
+    AT_MOST_ONE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """value [B, Hq, Tq, offsets] and whether the pair exists and is visible, for the distances d at offsets_ptr."""
     blocks = tl.cdiv(queries, BLOCK_M)
@@ -28,7 +32,7 @@ def pairs_kernel(
     row = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     valid = row < queries
     i = row + offset
-    q = load_rows(q_ptr + batch * q_b + head.to(tl.int64) * q_h, q_t, row.to(tl.int64), valid, D, D_PAD).to(tl.float32)
+    q = load_rows(q_ptr + batch * q_b + head.to(tl.int64) * q_h, q_t, row.to(tl.int64), valid, D, D_PAD)
     if NEGATIVE:
         q = -q
     k_here = k_ptr + batch * k_b + kv * k_h
@@ -36,22 +40,22 @@ def pairs_kernel(
         batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
         KEEP, DOCUMENTS, ALIBI, BIAS,
     )  # fmt: skip
-    step = 1.0 if ALIBI or BIAS else c
     at = unit.to(tl.int64) * queries + row
     shift = tl.load(shift_ptr + at, mask=valid, other=0.0)
     factor = tl.load(factor_ptr + at, mask=valid, other=0.0)
     for n in range(offsets):
         j = i - tl.load(offsets_ptr + n)
         inside = valid & (j >= 0) & (j < keys)
-        k = load_rows(k_here, k_t, j.to(tl.int64), inside, D, D_PAD).to(tl.float32)
-        s = tl.sum(q * k, 1)
+        k = load_rows(k_here, k_t, j.to(tl.int64), inside, D, D_PAD)
+        square = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        s = tl.sum(tl.where(row[:, None] == row[None, :], square, 0.0), 1)
         s = transformed(
-            s, i, j, row, slope, bias_here, bias_i, bias_j, queries, keys, c, inner, hidden, ALIBI, BIAS, SOFTCAP
+            s, i, j, row, slope, bias_here, bias_i, bias_j, queries, keys, gain, inner, hidden, ALIBI, BIAS, SOFTCAP
         )
         seen = visible(
             i, j, document_i, keep_here, document_here, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS
         ) & ~(s <= 0.5 * hidden)  # fmt: skip
-        x = (s - shift) * step
+        x = (s - shift) * c
         if AT_MOST_ONE:
             x = tl.where(x > 0.0, 0.0, x)
         value = tl.where(seen, tl.exp2(x) * factor, 0.0)

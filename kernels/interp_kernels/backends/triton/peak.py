@@ -16,7 +16,7 @@ from interp_kernels.backends.triton.scores import head_inputs, load_rows, tile_s
 def peak_kernel(
     q_ptr, k_ptr, tile_ptr, index_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
-    heads, group, queries, keys, offset, window, c, inner, hidden,
+    heads, group, queries, keys, offset, window, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
@@ -47,7 +47,7 @@ def peak_kernel(
     while start >= 0:
         s = tile_scores(
             q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
-            queries, keys, window, c, inner, hidden, 0, 0,
+            queries, keys, window, gain, inner, hidden, 0, 0,
             D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, TILE,
         )  # fmt: skip
         lane = tl.arange(0, TILE)

@@ -12,7 +12,7 @@ from interp_kernels.backends.triton.scores import head_inputs, key_span, load_ro
 def product_kernel(
     q_ptr, k_ptr, shift_ptr, factor_ptr, x_ptr, value_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, x_b, x_h, x_t, bias_b, bias_h, bias_i, bias_j, document_b,
-    heads, group, queries, keys, offset, window, columns, c, inner, hidden,
+    heads, group, queries, keys, offset, window, columns, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
@@ -38,7 +38,6 @@ def product_kernel(
         batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
         KEEP, DOCUMENTS, ALIBI, BIAS,
     )  # fmt: skip
-    step = 1.0 if ALIBI or BIAS else c
     at = unit.to(tl.int64) * queries + row
     shift = tl.load(shift_ptr + at, mask=valid, other=0.0)
     factor = tl.load(factor_ptr + at, mask=valid, other=0.0)
@@ -51,10 +50,10 @@ def product_kernel(
     for start in tl.range(lo, hi, BLOCK_N):
         s = tile_scores(
             q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
-            queries, keys, window, c, inner, hidden, open_lo, open_hi,
+            queries, keys, window, gain, inner, hidden, open_lo, open_hi,
             D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, BLOCK_N,
         )  # fmt: skip
-        z = (s - shift[:, None]) * step
+        z = (s - shift[:, None]) * c
         p = tl.exp2(tl.where(z > 0.0, 0.0, z))
         j = start + tl.arange(0, BLOCK_N)
         mask = (j < keys)[:, None] & (column < columns)[None, :]

@@ -1,9 +1,9 @@
 """Device functions that every kernel shares: a tile of scores, who sees whom in it, and which tiles need a look at all.
 
 Scores are held in units in which the base-2 logit is s c: plain scores are the dot products themselves, and c is
-scale log2 e; with a soft cap they are the tanh, and c is softcap log2 e; with ALiBi or a bias (COOKED) they are base-2
-logits and c is 1. c > 0 always: a negative scale negates q. So the scale costs one multiplication of s - max, which is
-exactly 0 at the maximum, and a difference is never fused with the product that it is taken of.
+scale log2 e; with a soft cap they are the tanh, and c is softcap log2 e; with ALiBi or a bias they are logits in nats, and c
+is log2 e. c > 0 always: a negative scale negates q. So the scale costs one multiplication of s - max, which is exactly 0 at
+the maximum, since a difference is never fused with a product that it is taken of.
 
 Index tensors i, j and row may be of any shapes that broadcast: [M, 1] and [1, N] for a tile, [N] twice for single pairs.
 """
@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-HIDING = tl.constexpr(-6.13e37)
-"""A base-2 logit at or below it is hidden by its bias: -2^126 / 2 nats, as in ``interp_kernels.tiles``."""
+HIDING = tl.constexpr(-4.2535295865117308e37)
+"""A logit at or below it is hidden by its bias: -2^125, as in ``interp_kernels.tiles``."""
 
 
 @triton.jit
@@ -44,20 +44,23 @@ def tanh(x):
 
 @triton.jit
 def transformed(
-    s, i, j, row, slope, bias_ptr, bias_i, bias_j, queries, keys, c, inner, hidden,
+    s, i, j, row, slope, bias_ptr, bias_i, bias_j, queries, keys, gain, inner, hidden,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr,
 ):  # fmt: skip
-    """Dot products q_i . k_j to scores. slope: that of the head times log2 e; bias_ptr: at the head's first entry."""
+    """Dot products q_i . k_j to scores. slope: that of the head; bias_ptr: at its first entry.
+
+    gain: nats a unit of the plain or capped score, for what ALiBi and biases are added to.
+    """
     if SOFTCAP:
         s = tanh(s * inner)
     if ALIBI or BIAS:
-        s = s * c
+        s = s * gain
     if ALIBI:
         s = s - slope * tl.abs(i - j).to(tl.float32)
     if BIAS:
         inside = (row < queries) & (j >= 0) & (j < keys)
         added = tl.load(bias_ptr + row.to(tl.int64) * bias_i + j.to(tl.int64) * bias_j, mask=inside, other=0.0)
-        s = s + added.to(tl.float32) * LOG2E
+        s = s + added.to(tl.float32)
         # Not a maximum, which would turn NaN into a hidden key.
         s = tl.where(s <= HIDING, hidden, s)
     return s
@@ -87,7 +90,7 @@ def visible(
 @triton.jit
 def tile_scores(
     q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
-    queries, keys, window, c, inner, hidden, open_lo, open_hi,
+    queries, keys, window, gain, inner, hidden, open_lo, open_hi,
     D: tl.constexpr, D_PAD: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr,
     DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -103,7 +106,7 @@ def tile_scores(
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     s = transformed(
         s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j, queries, keys,
-        c, inner, hidden, ALIBI, BIAS, SOFTCAP,
+        gain, inner, hidden, ALIBI, BIAS, SOFTCAP,
     )  # fmt: skip
     if (start < open_lo) | (start + BLOCK_N > open_hi):
         seen = visible(
@@ -120,7 +123,7 @@ def head_inputs(
     KEEP: tl.constexpr, DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     """keep and documents at the sequence's first key; for queries at positions i of the heads h, all [M]: their document,
-    their slope times log2 e, and where their head's bias begins. What the call has not is filled with i."""
+    their slope, and where their head's bias begins. What the call has not is filled with i."""
     keep_here, document_here, document_i, slope, bias_here = i, i, i, i, i
     if KEEP:
         keep_here = keep_ptr + batch * keys
@@ -128,7 +131,7 @@ def head_inputs(
         document_here = document_ptr + batch * document_b
         document_i = tl.load(document_here + i, mask=valid, other=-2)
     if ALIBI:
-        slope = tl.load(alibi_ptr + h, mask=valid, other=0.0).to(tl.float32) * LOG2E
+        slope = tl.load(alibi_ptr + h, mask=valid, other=0.0).to(tl.float32)
     if BIAS:
         bias_here = bias_ptr + batch * bias_b + h.to(tl.int64) * bias_h
     return keep_here, document_here, document_i, slope, bias_here

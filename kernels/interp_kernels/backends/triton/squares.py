@@ -24,7 +24,7 @@ def greatest(x, AXIS: tl.constexpr):
 def squares_kernel(
     q_ptr, k_ptr, shift_ptr, factor_ptr, chosen_ptr, value_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
-    heads, group, queries, keys, offset, window, size, c, inner, hidden,
+    heads, group, queries, keys, offset, window, size, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
@@ -60,7 +60,6 @@ def squares_kernel(
     q_here = q_ptr + batch * q_b + head.to(tl.int64) * q_h
     k_here = k_ptr + batch * k_b + kv * k_h
     rows_before = unit.to(tl.int64) * queries
-    step = 1.0 if ALIBI or BIAS else c
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     count = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
     for start_i in range(top, row_end, BLOCK_M):
@@ -88,14 +87,14 @@ def squares_kernel(
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             s = transformed(
                 s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j, queries,
-                keys, c, inner, hidden, ALIBI, BIAS, SOFTCAP,
+                keys, gain, inner, hidden, ALIBI, BIAS, SOFTCAP,
             )  # fmt: skip
             seen = visible(
                 i[:, None], j[None, :], document_i[:, None], keep_here, document_here, keys, window,
                 CAUSAL, WINDOW, KEEP, DOCUMENTS,
             )  # fmt: skip
             seen = seen & counts[:, None] & (j < column_end)[None, :] & ~(s <= 0.5 * hidden)
-            x = (s - shift[:, None]) * step
+            x = (s - shift[:, None]) * c
             if AT_MOST_ONE:
                 x = tl.where(x > 0.0, 0.0, x)
             p = tl.where(seen, tl.exp2(x) * factor[:, None], 0.0)

@@ -1,0 +1,49 @@
+"""Calls of ``attend`` on the device where the Triton kernels run: a CUDA device, else the CPU under Triton's interpreter."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import interp_kernels as ik
+from interp_kernels.backends.triton.availability import IS_INSTALLED, is_interpreted
+
+if TYPE_CHECKING:
+    from tests.kernels.cases import Case
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+LACKING = (
+    "triton is not installed"
+    if not IS_INSTALLED
+    else "no CUDA device, and the Triton interpreter is off (TRITON_INTERPRET=1)"
+    if DEVICE == "cpu" and not is_interpreted()
+    else None
+)
+"""Why the kernels cannot run here."""
+
+needs_triton = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
+needs_gpu = pytest.mark.skipif(DEVICE == "cpu" or LACKING is not None, reason="needs a CUDA device and triton")
+
+
+def moved(value: Any, device: str) -> Any:
+    """The same with every tensor in it on ``device``: dataclasses, tuples and dictionaries are gone through."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(each, device) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(moved(each, device) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
+    return value
+
+
+def attend(case: Case, probes: tuple[ik.Probe, ...]) -> ik.Attended:
+    """The call with backend="triton", its results on the CPU."""
+    given = {name: getattr(case, name) for name in ("q", "k", "v", "scale", "softcap", "sinks", "alibi", "bias", "mask")}
+    return moved(ik.attend(**moved(given, DEVICE), probes=moved(probes, DEVICE), backend="triton"), "cpu")
