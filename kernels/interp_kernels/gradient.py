@@ -107,7 +107,7 @@ class _Walk:
         q_sum = torch.zeros_like(q)
         for cols in tiles:
             p = self._p(block, cols) if kept is None else kept
-            self._add(self.v, block, cols, p.view(stacked), gradient.view(stacked), 1.0)
+            self._add(self.v, block, cols, p.view(stacked), gradient.reshape(stacked), 1.0)
             if self.q is None and self.k is None:
                 continue
             s = map_gradient(ops, gradient, block.batch, block.kv, cols, out=self.buffers[1])

@@ -290,3 +290,16 @@ def test_the_backward_pass_never_builds_the_map() -> None:
     tile = 4 << 20
     assert tile <= seen.largest <= 3 * tile
     assert seen.peak <= 12 * tile < 4 * t * t / 20
+
+
+def test_the_layout_of_inputs_and_gradients_does_not_matter() -> None:
+    case = replace(small(), q=random(2, 5, 4, 3).transpose(1, 2), k=random(2, 6, 2, 3).transpose(1, 2))
+    case = replace(case, v=random(2, 2, 2, 6).mT)
+    apart, packed = asking(case), asking(replace(case, **{n: getattr(case, n).contiguous() for n in NAMES}))
+    gradient = random(2, 5, 2, 4).permute(0, 3, 1, 2)
+    assert not gradient.is_contiguous()
+    assert not apart.q.is_contiguous()
+    leaves(apart, apart.attend("cpu").output, gradient)
+    leaves(packed, packed.attend("cpu").output, gradient.contiguous())
+    for name in NAMES:
+        torch.testing.assert_close(getattr(apart, name).grad, getattr(packed, name).grad, rtol=0, atol=0)
