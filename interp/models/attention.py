@@ -1,4 +1,10 @@
-"""The attention function that every architecture of transformers calls while its model is hooked, and where it reports."""
+"""The attention function that every architecture of transformers calls while its model is hooked, and where it reports.
+
+It can be traced by torch.compile with fullgraph=True, the model's own masks, statistics and gradients included; tried with
+every architecture of the tests (of gpt-oss with ``experts_implementation="batched_mm"``, as its eager experts loop over
+data). In a graph, activations are not looked at for NaN and infinity, masks must be made of causal, full and sliding-window
+rules and padding (see ``rules``), and a KV cache is not tried.
+"""
 
 from __future__ import annotations
 
