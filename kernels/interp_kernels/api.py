@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from interp_kernels import backends
 from interp_kernels import probes as P
 from interp_kernels.backends import BACKENDS, triton
 from interp_kernels.differentiable import run_with_gradients
@@ -115,10 +116,10 @@ def attend(
     if torch.compiler.is_compiling():
         output, lse, stats = run_in_graph(name, ops, chosen)
     elif torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, sinks)):
-        output, lse, stats = run_with_gradients(BACKENDS[name], ops, chosen)
+        output, lse, stats = run_with_gradients(name, ops, chosen)
     else:
         with torch.no_grad():
-            output, lse, stats = BACKENDS[name](ops, chosen)
+            output, lse, stats = backends.run(name, ops, chosen)
     return Attended(output, lse, stats, AttentionMap(ops.detached(), lse))
 
 

@@ -8,19 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_kernels.backends import Run
+from interp_kernels import backends
 from interp_kernels.gradient import Wanted, gradients
 from interp_kernels.operands import Operands
 from interp_kernels.probes import Probe
 
 
-def run_with_gradients(run: Run, ops: Operands, probes: tuple[Probe, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """What the backend ``run`` gives, with gradients from the output to q, k, v and the sinks where these ask for them.
+def run_with_gradients(
+    backend: str, ops: Operands, probes: tuple[Probe, ...]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What the backend of that name gives, with gradients from the output to q, k, v and the sinks where these ask for them.
 
     For the backward pass it keeps q, k, v, the output and the log-sum-exp: O(T) memory. The log-sum-exp and the
     statistics carry no gradient, and there are no second derivatives.
     """
-    return _Attention.apply(ops.q, ops.k, ops.v, ops.sinks, run, ops, probes)
+    return _Attention.apply(ops.q, ops.k, ops.v, ops.sinks, backend, ops, probes)
 
 
 class _Attention(torch.autograd.Function):
@@ -31,11 +33,11 @@ class _Attention(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         sinks: Tensor | None,
-        run: Run,
+        backend: str,
         ops: Operands,
         probes: tuple[Probe, ...],
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        output, lse, stats = run(ops, probes)
+        output, lse, stats = backends.run(backend, ops, probes)
         ctx.save_for_backward(q, k, v, sinks, output, lse)
         ctx.mark_non_differentiable(lse)
         # Not q, k, v and the sinks: torch keeps those, and may move or recompute them.
@@ -47,8 +49,7 @@ class _Attention(torch.autograd.Function):
         output_gradient = given_gradients[0]
         q, k, v, sinks, output, lse = ctx.saved_tensors
         ops = Operands(q=q, k=k, v=v, sinks=sinks, **ctx.settings)
-        with torch.no_grad():
-            given = gradients(ops, output, lse, output_gradient, Wanted(*ctx.needs_input_grad[:4]))
+        given = gradients(ops, output, lse, output_gradient, Wanted(*ctx.needs_input_grad[:4]))
         results: list[Tensor | None] = [given.q, given.k, given.v, given.sinks]
         if torch.is_grad_enabled():
             results = [x if x is None else _Once.apply(x, q, k, v, sinks, output_gradient) for x in results]

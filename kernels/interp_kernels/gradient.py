@@ -48,11 +48,12 @@ def gradients(
     output, output_gradient [B, Hq, Tq, Dv]; lse [B, Hq, Tq] (natural log), as ``attend`` gave them.
     tile_cells: cells of a tile over its heads; two buffers of that size are held, with a soft cap three.
     """
-    walk = _Walk(ops, output, lse, output_gradient, wanted, tile_cells)
-    # Many rows a block, since every block reads and writes the sums of all keys that it sees.
-    for block in blocks(ops, max(tile_cells, MAX_ROWS * ops.group * ops.keys)):
-        walk.step(block)
-    return walk.result()
+    with torch.no_grad(), torch.autocast(ops.q.device.type, enabled=False):
+        walk = _Walk(ops, output, lse, output_gradient, wanted, tile_cells)
+        # Many rows a block, since every block reads and writes the sums of all keys that it sees.
+        for block in blocks(ops, max(tile_cells, MAX_ROWS * ops.group * ops.keys)):
+            walk.step(block)
+        return walk.result()
 
 
 def map_gradient(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_kernels.backends import BACKENDS
+from interp_kernels import backends
 from interp_kernels.description import Described, describe_map, describe_probes, read_map, read_probes
 from interp_kernels.gradient import Wanted, gradients
 from interp_kernels.operands import Operands
@@ -58,7 +58,7 @@ def attend(
     """``interp_kernels.attend`` of checked arguments; see ``description`` for the strings."""
     ops = read_map(Described(map_text, list(map_tensors), list(map_integers)), q, k, v, sinks, scale, softcap, offset)
     probes = read_probes(Described(probe_text, list(probe_tensors), list(probe_integers)))
-    output, lse, stats = BACKENDS[backend](ops, probes)
+    output, lse, stats = backends.run(backend, ops, probes)
     return [x.contiguous() for x in (output, lse, *(stats[label] for probe in probes for label in probe.labels))]
 
 

@@ -6,9 +6,10 @@ The same for P weighted by its gradient, for relevance: see ``AttentionMap.weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,11 +22,27 @@ from interp_kernels.tiles import TILE_CELLS, Block, blocks, is_hidden, scores
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 DIAGONAL_TILE = 32
 """Rows and columns of the tiles that ``diagonal`` reads: enough for a product to be worth its call."""
 
 DENSE_CELLS = 1 << 26
 """Most cells, over all heads and sequences, that ``dense`` will build: 256 MB in float32."""
+
+
+def _computed(
+    method: Callable[Concatenate[AttentionMap, Arguments], Result],
+) -> Callable[Concatenate[AttentionMap, Arguments], Result]:
+    """Without recording gradients, and in the map's own precision where the caller has autocast on."""
+
+    @wraps(method)
+    def run(self: AttentionMap, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.no_grad(), torch.autocast(self.lse.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +104,7 @@ class AttentionMap:
         gradient = None if self.output_gradient is None else self.output_gradient[b : b + 1, h : h + 1]
         return AttentionMap(self.operands.one_head(b, h), self.lse[b : b + 1, h : h + 1], gradient)
 
-    @torch.no_grad()
+    @_computed
     def rows(self, index: int | Sequence[int] | Tensor) -> Tensor:
         """P[:, :, index, :], [B, Hq, n, Tk]; n Tk cells a head. Negative indices count from the end."""
         index = torch.as_tensor(index, device=self.lse.device).reshape(-1)
@@ -99,13 +116,13 @@ class AttentionMap:
         index = torch.where(index < 0, index + queries, index)
         return self._cells(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), index, slice(0, keys))[0]
 
-    @torch.no_grad()
+    @_computed
     def tile(self, rows: slice, cols: slice) -> Tensor:
         """P[:, :, rows, cols] for two slices of step 1, [B, Hq, rows, cols]."""
         rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
         return self._cells(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), rows, cols)[0]
 
-    @torch.no_grad()
+    @_computed
     def diagonal(self, d: int) -> Tensor:
         """P[i, i - d] for every query, i - d taken on positions; 0 where that key does not exist. [B, Hq, Tq].
 
@@ -126,7 +143,7 @@ class AttentionMap:
             out[:, :, rows] = tile.diagonal(dim1=-2, dim2=-1)
         return out
 
-    @torch.no_grad()
+    @_computed
     def pool(self, block: int, op: Literal["mean", "max"] = "mean") -> Tensor:
         """Mean over the visible cells, or maximum, of P over block x block squares.
 
@@ -160,7 +177,7 @@ class AttentionMap:
                     out[part.batch, part.head, i] = torch.maximum(cell, by_row[:, :, local].amax(dim=2))
         return out if count is None else out / count.clamp(min=1)
 
-    @torch.no_grad()
+    @_computed
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
         """The k largest P_ij of every row and their keys, sorted; ties go to the lower key. [B, Hq, Tq, k] twice.
 
@@ -184,7 +201,7 @@ class AttentionMap:
             values[at], index[at] = merged.gather(-1, order), merged_keys.gather(-1, order)
         return values, index
 
-    @torch.no_grad()
+    @_computed
     def matmul(self, x: Tensor) -> Tensor:
         """P x: what every query reads. x [Tk, C], [B, Tk, C] or [B, Hq, Tk, C] -> [B, Hq, Tq, C]."""
         b, h, queries, keys = self.shape
@@ -197,7 +214,7 @@ class AttentionMap:
             out[part.batch, part.head, part.rows] += p @ x[part.batch, part.head, cols]
         return out
 
-    @torch.no_grad()
+    @_computed
     def rmatmul(self, w: Tensor) -> Tensor:
         """P^T w: what every key gives, c_j = sum_i w_i P_ij.
 

@@ -303,3 +303,20 @@ def test_the_layout_of_inputs_and_gradients_does_not_matter() -> None:
     leaves(packed, packed.attend("cpu").output, gradient.contiguous())
     for name in NAMES:
         torch.testing.assert_close(getattr(apart, name).grad, getattr(packed, name).grad, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_autocast_changes_neither_results_nor_gradients_nor_the_map(backend: str) -> None:
+    plain, under = asking(small(torch.float32)), asking(small(torch.float32))
+    gradient = random(2, 4, 5, 2)
+    expected = plain.attend(backend, probes=(ik.Entropy(),))
+    leaves(plain, expected.output, gradient)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = under.attend(backend, probes=(ik.Entropy(),))
+        leaves(under, found.output, gradient)
+        x = found.map.matmul(random(6, 1))
+    assert torch.equal(found.output, expected.output)
+    assert torch.equal(found.stats["entropy"], expected.stats["entropy"])
+    assert torch.equal(x, expected.map.matmul(random(6, 1)))
+    for name in NAMES:
+        assert torch.equal(getattr(under, name).grad, getattr(plain, name).grad)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from interp_kernels.backends import cpu, reference, triton
@@ -15,3 +16,9 @@ Run = Callable[[Operands, tuple[Probe, ...]], tuple[Tensor, Tensor, dict[str, Te
 
 BACKENDS: dict[str, Run] = {"reference": reference.run, "cpu": cpu.run, "triton": triton.run}
 """What can be asked for by name."""
+
+
+def run(backend: str, ops: Operands, probes: tuple[Probe, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What the backend of that name gives, in the precision of ``attend`` where the caller has autocast on, too."""
+    with torch.autocast(ops.q.device.type, enabled=False):
+        return BACKENDS[backend](ops, probes)
