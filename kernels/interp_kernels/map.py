@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels.gradient import map_gradient
+from interp_kernels.linear_operator import linear_operator
 from interp_kernels.mask import describe
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import TILE_CELLS, Block, blocks, is_hidden, scores
@@ -245,28 +246,7 @@ class AttentionMap:
 
     def to_linear_operator(self, batch: int, head: int) -> LinearOperator:
         """One head's map as a scipy LinearOperator of shape (Tq, Tk), for svds, eigs and the like. Needs scipy, CPU."""
-        from scipy.sparse.linalg import LinearOperator
-
-        one = self.head(batch, head)
-
-        # Copies, since scipy may hand over arrays that are read-only or run backwards.
-        def forward(x):
-            x = torch.as_tensor(x.copy()).to(one.lse)
-            return one.matmul(x.reshape(one.shape[3], -1))[0, 0].reshape(-1, *x.shape[1:]).cpu().numpy()
-
-        def backward(w):
-            w = torch.as_tensor(w.copy()).to(one.lse)
-            return one.rmatmul(w.reshape(1, 1, one.shape[2], -1))[0, 0].cpu().numpy()
-
-        dtype = "float64" if one.lse.dtype == torch.float64 else "float32"
-        return LinearOperator(
-            dtype=dtype,
-            shape=one.shape[2:],
-            matvec=lambda x: forward(x.reshape(-1)),
-            rmatvec=lambda x: backward(x).reshape(-1),
-            matmat=forward,
-            rmatmat=backward,
-        )
+        return linear_operator(self.head(batch, head))
 
     def _cells(
         self, batch: slice, kv: slice, rows: slice | Tensor, cols: slice, buffers: tuple[Tensor, ...] = ()

@@ -1,0 +1,35 @@
+"""One head's map as scipy sees a matrix: by its products with vectors and matrices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+    from interp_kernels.map import AttentionMap
+
+
+def linear_operator(one: AttentionMap) -> LinearOperator:
+    """The LinearOperator of shape (Tq, Tk) of a map of one head of one sequence."""
+    from scipy.sparse.linalg import LinearOperator
+
+    # Copies, since scipy may hand over arrays that are read-only or run backwards.
+    def forward(x: Any) -> Any:
+        given = torch.as_tensor(x.copy()).to(one.lse)
+        return one.matmul(given.reshape(one.shape[3], -1))[0, 0].reshape(-1, *x.shape[1:]).cpu().numpy()
+
+    def backward(w: Any) -> Any:
+        given = torch.as_tensor(w.copy()).to(one.lse)
+        return one.rmatmul(given.reshape(1, 1, one.shape[2], -1))[0, 0].cpu().numpy()
+
+    return LinearOperator(
+        dtype="float64" if one.lse.dtype == torch.float64 else "float32",
+        shape=one.shape[2:],
+        matvec=lambda x: forward(x.reshape(-1)),
+        rmatvec=lambda x: backward(x).reshape(-1),
+        matmat=forward,
+        rmatmat=backward,
+    )
