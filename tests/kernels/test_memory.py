@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import interp_kernels as ik
 from interp_kernels import Mask
+from interp_kernels.backends import cpu, tiled
+from interp_kernels.backends.cpu.rows import TILE_CELLS as CPU_CELLS
 from interp_kernels.tiles import TILE_CELLS
 
 T, HEADS, WIDTH = 8192, 1, 16
@@ -84,11 +86,13 @@ def test_the_measurement_sees_a_map() -> None:
     assert seen.peak == 8_000_004
 
 
-def test_attend_with_every_probe_never_builds_the_map(call: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("backend", "tile"), [("cpu", 4 * CPU_CELLS), ("tiled", TILE_BYTES)])
+def test_attend_with_every_probe_never_builds_the_map(call: dict[str, Any], backend: str, tile: int) -> None:
     features: dict[str, Any] = {"alibi": torch.ones(HEADS), "bias": torch.zeros(HEADS, 2 * T - 1)}
+    checked = ik.attend(**call, **features, probes=probes(), backend="cpu").map.operands
     with Allocations(call["q"], call["k"], call["v"]) as seen:
-        ik.attend(**call, **features, probes=probes(), backend="cpu")
-    assert TILE_BYTES <= seen.largest <= LARGEST < MAP_BYTES / 20
+        {"cpu": cpu, "tiled": tiled}[backend].run(checked, probes())
+    assert tile <= seen.largest <= LARGEST < MAP_BYTES / 20
     assert seen.peak <= MOST < MAP_BYTES / 4
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import interp_kernels as ik
 from interp_kernels import Mask
-from interp_kernels.backends import cpu
-from interp_kernels.backends.largest import largest
+from interp_kernels.backends import tiled
+from interp_kernels.backends.tiled.largest import largest
 from tests.kernels.cases import BACKENDS, Case
 from tests.kernels.oracle import Sight
 
@@ -225,9 +225,9 @@ def test_a_tile_that_cannot_change_the_largest_is_not_sorted(monkeypatch: pytest
         sorted_rows.append(x[..., 0].numel())
         return largest(x, k)
 
-    monkeypatch.setattr("interp_kernels.backends.accumulate.largest", counted)
+    monkeypatch.setattr("interp_kernels.backends.tiled.accumulate.largest", counted)
     case = causal(torch.zeros(2000))
     operands = case.attend("reference").map.operands
-    index = cpu.run(operands, (ik.TopK(3),), tile_cells=1)[2]["top_k_index"]
+    index = tiled.run(operands, (ik.TopK(3),), tile_cells=1)[2]["top_k_index"]
     assert sum(sorted_rows) == 2000
     assert (index[0, 0, 2:] == torch.arange(3)).all()

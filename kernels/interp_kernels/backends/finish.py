@@ -1,11 +1,45 @@
-"""Query selection and averaging: from a value per query to what the caller asked for."""
+"""What ends a row: the factors that close its sums, and how a value per query becomes what the caller asked for."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from interp_kernels.probes import Probe
+from interp_kernels.tiles import is_hidden
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What a row's end gives, each [b, h, rows]: 1 / l (0 for rows that see no key), ln l, and whether a key is seen."""
+
+    inverse: Tensor
+    log_total: Tensor
+    seen: Tensor
+
+
+def close(maximum: Tensor, total: Tensor, sinks: Tensor | None) -> tuple[Closing, Tensor]:
+    """The factors that close a row's sums, and its log-sum-exp, from m and l = sum_j exp(s_j - m) over the keys.
+
+    maximum, total [b, h, rows]; sinks [h] takes its share of the mass.
+    """
+    # Written so that NaN counts as seen: it must show in the results, not vanish as an empty row.
+    seen = ~is_hidden(maximum)
+    if sinks is None:
+        log_total = total.log()
+        inverse = 1 / total
+        lse = torch.where(seen, maximum + log_total, -torch.inf)
+    else:
+        sink = sinks.to(maximum.dtype)[:, None].expand_as(maximum)
+        top = torch.maximum(maximum, sink)
+        total = total * torch.exp(maximum - top) * seen + torch.exp(sink - top)
+        inverse = torch.exp(maximum - top) / total
+        log_total = (top - maximum) + total.log()
+        lse = top + total.log()
+    closing = Closing(inverse=torch.where(seen, inverse, 0.0), log_total=torch.where(seen, log_total, 0.0), seen=seen)
+    return closing, lse
 
 
 def finished(probe: Probe, value: Tensor, seen: Tensor, exists: Tensor | None = None) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends.accumulate import Closing, Tile
+from interp_kernels.backends.finish import Closing
+from interp_kernels.backends.tiled.accumulate import Tile
 from interp_kernels.operands import Operands
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends.accumulate import ROW_PROBES, Closing, IndexedProbe, RowProbe, Tile, close
-from interp_kernels.backends.columns import COLUMN_PROBES
-from interp_kernels.backends.finish import finished, finished_index
+from interp_kernels.backends.finish import Closing, close, finished, finished_index
+from interp_kernels.backends.tiled.accumulate import ROW_PROBES, IndexedProbe, RowProbe, Tile
+from interp_kernels.backends.tiled.columns import COLUMN_PROBES
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import HIDDEN, TILE_CELLS, Block, blocks, scores
 

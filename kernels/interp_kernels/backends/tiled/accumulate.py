@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends.largest import largest, stable_top
+from interp_kernels.backends.finish import Closing
+from interp_kernels.backends.tiled.largest import largest, stable_top
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import HIDDEN, Block, is_hidden
 
@@ -32,37 +33,6 @@ class Tile:
         """Which cells are visible, provided that their row sees a key; or those at ``column`` [b, h, rows, n]."""
         centred = self.centred if column is None else self.centred.gather(-1, column)
         return ~is_hidden(centred)
-
-
-@dataclass(frozen=True)
-class Closing:
-    """What a row's end gives, each [b, h, rows]: 1 / l (0 for rows that see no key), ln l, and whether a key is seen."""
-
-    inverse: Tensor
-    log_total: Tensor
-    seen: Tensor
-
-
-def close(maximum: Tensor, total: Tensor, sinks: Tensor | None) -> tuple[Closing, Tensor]:
-    """The factors that close a row's sums, and its log-sum-exp, from m and l = sum_j exp(s_j - m) over the keys.
-
-    maximum, total [b, h, rows]; sinks [h] takes its share of the mass.
-    """
-    # Written so that NaN counts as seen: it must show in the results, not vanish as an empty row.
-    seen = ~is_hidden(maximum)
-    if sinks is None:
-        log_total = total.log()
-        inverse = 1 / total
-        lse = torch.where(seen, maximum + log_total, -torch.inf)
-    else:
-        sink = sinks.to(maximum.dtype)[:, None].expand_as(maximum)
-        top = torch.maximum(maximum, sink)
-        total = total * torch.exp(maximum - top) * seen + torch.exp(sink - top)
-        inverse = torch.exp(maximum - top) / total
-        log_total = (top - maximum) + total.log()
-        lse = top + total.log()
-    closing = Closing(inverse=torch.where(seen, inverse, 0.0), log_total=torch.where(seen, log_total, 0.0), seen=seen)
-    return closing, lse
 
 
 class RowProbe:
