@@ -61,13 +61,14 @@ class _Driver:
 
 
 @contextmanager
-def compiling(capability: int) -> Iterator[list[Compiled]]:
-    """Inside, kernels are compiled for the architecture where they would be launched, and listed."""
+def compiling(capability: int, only: str = "") -> Iterator[list[Compiled]]:
+    """Inside, kernels (or ``only`` the one of that name) are compiled for the architecture where they would be launched."""
     found: list[Compiled] = []
 
     def getitem(kernel: JITFunction, grid: Any) -> Callable[..., None]:
         def warm(*args: Any, **kwargs: Any) -> None:
-            found.append(_measured(kernel.warmup(*args, grid=grid, **kwargs)))
+            if only in ("", kernel.fn.__name__):
+                found.append(_measured(kernel.warmup(*args, grid=grid, **kwargs)))
 
         return warm
 

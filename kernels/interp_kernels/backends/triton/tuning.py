@@ -36,26 +36,44 @@ def configurations(kind: Kind, capability: int, item_size: int, width: int) -> t
 
     capability: 80, 90, ...; item_size: bytes of an input element; width: the larger padded width of q k and v.
     """
-    wide, hopper = width > 128, capability >= 90
-    if kind == "decode":
-        if item_size == 4:
-            return (Config(16, 32, 4, 2), Config(16, 64, 4, 2)) if not wide else (Config(16, 32, 4, 1),)
-        return (Config(16, 128, 4, 2), Config(16, 64, 4, 3)) if not wide else (Config(16, 64, 4, 2),)
     if item_size == 4:
-        if wide:
-            return (Config(32, 32, 4, 1),)
-        return (Config(64, 32, 4, 2), Config(32, 32, 4, 2)) if kind != "rows" else (Config(32, 32, 4, 2),)
+        return _of_float32(kind, wide=width > 128)
+    hopper = capability >= 90
+    if kind == "decode":
+        return (Config(16, 64, 4, 2),) if width > 128 else (Config(16, 128, 4, 2), Config(16, 64, 4, 3))
     if kind == "rows":
-        return (Config(64, 64, 8, 2),) if hopper or wide else (Config(64, 64, 4, 2),)
-    if wide:
-        return (Config(128, 64, 8, 2), Config(128, 32, 8, 2)) if hopper else (Config(64, 32, 4, 2), Config(128, 32, 8, 2))
+        return (Config(64, 64, 8, 2),) if hopper or width > 128 else (Config(64, 64, 4, 2),)
+    found = _of_hopper(width) if hopper else _of_ampere(width)
+    if kind == "columns":
+        # The keys are the rows of its tile, and there is no output to hold.
+        return tuple(Config(each.block_n, each.block_m, each.num_warps, each.num_stages) for each in found)
+    return found
+
+
+def _of_hopper(width: int) -> tuple[Config, ...]:
+    if width > 128:
+        return Config(128, 64, 8, 2), Config(128, 32, 8, 2)
     if width > 64:
-        if hopper:
-            return (Config(128, 64, 8, 3), Config(128, 128, 8, 2), Config(128, 64, 8, 2))
-        return (Config(128, 64, 8, 2), Config(128, 32, 8, 3), Config(64, 64, 4, 2))
-    if hopper:
-        return (Config(128, 64, 8, 3), Config(128, 128, 8, 2), Config(128, 64, 8, 4))
-    return (Config(128, 64, 8, 3), Config(128, 64, 4, 3), Config(64, 64, 4, 3))
+        return Config(128, 64, 8, 3), Config(128, 128, 8, 2), Config(128, 64, 8, 2)
+    return Config(128, 64, 8, 3), Config(128, 128, 8, 2), Config(128, 64, 8, 4)
+
+
+def _of_ampere(width: int) -> tuple[Config, ...]:
+    if width > 128:
+        return Config(64, 32, 4, 2), Config(128, 32, 8, 2)
+    if width > 64:
+        return Config(128, 64, 8, 2), Config(128, 32, 8, 3), Config(64, 64, 4, 2)
+    return Config(128, 64, 8, 3), Config(64, 64, 4, 3)
+
+
+def _of_float32(kind: Kind, wide: bool) -> tuple[Config, ...]:
+    if kind == "decode":
+        return (Config(16, 32, 4, 1),) if wide else (Config(16, 32, 4, 2), Config(16, 64, 4, 2))
+    if wide:
+        return (Config(32, 32, 4, 1),)
+    if kind == "forward":
+        return Config(64, 32, 4, 2), Config(32, 32, 4, 2)
+    return (Config(32, 32, 4, 2),)
 
 
 _fixed: Config | None = None

@@ -1,0 +1,77 @@
+"""Every Triton kernel compiles for sm_80 and sm_90 in every configuration, within the device's shared memory. No GPU needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from interp_kernels.backends.triton.availability import IS_INSTALLED
+
+if IS_INSTALLED:
+    from tests.kernels.compiling import SHARED_LIMIT
+
+pytestmark = pytest.mark.skipif(
+    not IS_INSTALLED or sys.platform != "linux", reason="needs triton, whose wheel for Linux holds NVIDIA's assembler"
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MOST_STACK = 512
+"""Bytes a thread that a forward kernel in 16-bit types may spill: above it the tile would be too large."""
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, subprocess.Popen[str]]]:
+    """One process an architecture, side by side: each compiles for a minute or two."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    paths = [str(ROOT), str(ROOT / "kernels"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    running = {
+        capability: subprocess.Popen(
+            [sys.executable, "-m", "tests.kernels.compiled_calls", str(capability)],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for capability in SHARED_LIMIT
+    }
+    yield running
+    for program in running.values():
+        program.kill()
+        program.communicate()
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_every_kernel_compiles_in_every_configuration(
+    capability: int, programs: dict[int, subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, errors = programs[capability].communicate(timeout=900)
+    assert programs[capability].returncode == 0, errors[-4000:]
+    kernels = [json.loads(line) for line in output.splitlines()]
+    with capsys.disabled():
+        print(f"\nsm_{capability}: {len(kernels)} kernels compiled; bytes a thread spills:")
+        for kernel in kernels:
+            if kernel["stack"]:
+                print(f"    {kernel['stack']:5} {kernel['name']}, {kernel['call']}")
+    names = {kernel["name"] for kernel in kernels}
+    assert names == {
+        f"{name}_kernel"
+        for name in ("forward", "peak", "largest", "pairs", "histogram", "columns", "squares", "cells", "product")
+    }
+    over = [kernel for kernel in kernels if kernel["shared"] > SHARED_LIMIT[capability]]
+    assert not over, over
+    forward = [k for k in kernels if k["name"] == "forward_kernel" and k["call"].startswith(("torch.bf", "torch.float16"))]
+    assert len(forward) > 10
+    assert not [kernel for kernel in forward if kernel["stack"] > MOST_STACK]
+    # What makes it fast: keys and values on their way while a tile is computed, and Hopper's own matrix instructions.
+    assert all(kernel["cp_async"] for kernel in forward)
+    assert all(kernel["wgmma"] == (capability == 90) for kernel in forward)
