@@ -8,7 +8,7 @@ from importlib import metadata
 
 from interp import __version__
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "plotly", "triton", "transformer-lens")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "numba", "pandas", "plotly", "triton", "transformer-lens")
 
 
 def versions() -> dict[str, str]:

@@ -94,6 +94,7 @@ class ColumnPass:
         self.ops, self.shift, self.factor = ops, shift, factor
         self.received, self.pooled, self.cells = received, pooled, cells
         self.scorer = Scorer(ops)
+        self.partial = np.empty(TILE_KEYS, dtype=np.float32)
 
     def __call__(self, task: Columns) -> None:
         heads = (task.batch.stop - task.batch.start) * (task.head.stop - task.head.start)
@@ -109,9 +110,9 @@ class ColumnPass:
             at = slice(cols.start - task.keys.start, cols.stop - task.keys.start)
             for probe, total, number in zip(self.received, sums, seen, strict=True):
                 weights = probe.weights[block.batch, block.head, block.rows].reshape(-1).contiguous().numpy()
-                sweeps.column_sweep(tile, rows, weights, False, total[:, at].numpy())
+                sweeps.column_sweep(tile, rows, weights, False, total[:, at].numpy(), self.partial)
                 if probe.seen is not None:
-                    sweeps.column_sweep(tile, rows, weights, True, number[:, at].numpy())
+                    sweeps.column_sweep(tile, rows, weights, True, number[:, at].numpy(), self.partial)
             for probe, total, number, which in zip(self.pooled, squares, counts, counted, strict=True):
                 first = cols.start - task.keys.start
                 sweeps.square_sweep(

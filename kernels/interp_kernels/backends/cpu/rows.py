@@ -15,8 +15,8 @@ from interp_kernels.backends.cpu.program import Program
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import HIDDEN, Block, scores
 
-TILE_CELLS = 1 << 18
-"""Cells of a worker's tile: a megabyte, so that it stays in the cache between BLAS and the sweep."""
+TILE_CELLS = 1 << 19
+"""Cells of a worker's tile: two megabytes, which the cache holds from BLAS to the sweep and back to BLAS."""
 
 LEAST_ROWS, MOST_ROWS = 128, 512
 """Rows of a tile, over the query heads of a KV head. Few cost BLAS more; on a causal map many waste half of a square."""
