@@ -40,10 +40,12 @@ def dense(case: Case, visible: Tensor, evaluation: int = 0) -> tuple[Tensor, Ten
     k, v = (x[:, :, columns].repeat_interleave(heads // x.shape[1], dim=1) for x in (case.k, case.v))
     q, k = case.q[..., widths], k[..., widths]
     scale = width**-0.5 if case.scale is None else case.scale
-    copies = 1 if evaluation % 2 == 0 else rounding.COPIES
-    s = q @ k.mT * scale if copies == 1 else ((q * scale).repeat(1, 1, copies, 1) @ k.mT)[:, :, :queries]
-    if case.softcap is not None:
-        s = torch.tanh(s / case.softcap) * case.softcap
+    # Odd evaluations, as fused kernels do, scale the queries, by the soft cap too: its tanh is rounded by a chance of its own.
+    copies, cap = (1 if evaluation % 2 == 0 else rounding.COPIES), case.softcap
+    factor = scale if cap is None or copies == 1 else scale / cap
+    s = q @ k.mT * factor if copies == 1 else ((q * factor).repeat(1, 1, copies, 1) @ k.mT)[:, :, :queries]
+    if cap is not None:
+        s = torch.tanh(s / cap if copies == 1 else s) * cap
     row = torch.arange(queries)[:, None]
     if case.alibi is not None:
         s = s - case.alibi[:, None, None] * (row + case.sight.offset - columns).abs()
