@@ -13,6 +13,7 @@ from torch import Tensor
 from interp_kernels import probes as P
 from interp_kernels.backends.cpu import sweeps
 from interp_kernels.backends.cpu.rows import TILE_CELLS, Scorer, place, row_blocks
+from interp_kernels.backends.cpu.threads import share_out
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import Block
 
@@ -21,17 +22,20 @@ TILE_KEYS = 1024
 
 
 class ReceivedColumns:
-    """Weighted sums over queries. value, seen [B, Hq, Tk]; weights [B, Hq, Tq]."""
+    """Weighted sums over queries. value, seen [B, Hq, Tk]; weights float32 [B, Hq, Tq]."""
 
-    def __init__(self, probe: P.Received, ops: Operands) -> None:
-        shape = (ops.batch, ops.heads, ops.queries)
+    def __init__(self, ops: Operands, weights: Tensor, normalize: bool = False) -> None:
+        self.weights = weights
+        self.value = torch.full((ops.batch, ops.heads, ops.keys), torch.nan)
+        self.seen = torch.full_like(self.value, torch.nan) if normalize else None
+
+    @classmethod
+    def of(cls, probe: P.Received, ops: Operands) -> ReceivedColumns:
         weights = torch.ones(1, 1, 1) if probe.weights is None else probe.weights.to(torch.float32)
         weights = weights[:, None] if weights.ndim == 2 else weights
         if probe.queries is not None:
             weights = weights * probe.queries.expand(ops.batch, -1)[:, None]
-        self.weights = weights.expand(shape)
-        self.value = torch.full((ops.batch, ops.heads, ops.keys), torch.nan)
-        self.seen = torch.full_like(self.value, torch.nan) if probe.normalize else None
+        return cls(ops, weights.expand(ops.batch, ops.heads, ops.queries), probe.normalize)
 
     def result(self) -> Tensor:
         return self.value if self.seen is None else self.value / self.seen
@@ -40,13 +44,17 @@ class ReceivedColumns:
 class PooledColumns:
     """Sums or maxima over squares. value [B, Hq, squares of queries, squares of keys], cells alike; counted [B, Hq, Tq]."""
 
-    def __init__(self, probe: P.Pooled, ops: Operands) -> None:
-        self.block, self.largest = probe.block, probe.op == "max"
-        shape = (ops.batch, ops.heads, -(-ops.queries // probe.block), -(-ops.keys // probe.block))
-        queries = torch.ones(1, ops.queries, dtype=torch.bool) if probe.queries is None else probe.queries
+    def __init__(self, ops: Operands, block: int, largest: bool, queries: Tensor | None = None) -> None:
+        self.block, self.largest = block, largest
+        shape = (ops.batch, ops.heads, -(-ops.queries // block), -(-ops.keys // block))
+        queries = torch.ones(1, ops.queries, dtype=torch.bool) if queries is None else queries
         self.counted = queries.expand(ops.batch, -1)[:, None].expand(-1, ops.heads, -1)
         self.value = torch.full(shape, torch.nan)
-        self.cells = torch.zeros(shape if not self.largest else (0,) * 4, dtype=torch.int64)
+        self.cells = torch.zeros(shape if not largest else (0,) * 4, dtype=torch.int64)
+
+    @classmethod
+    def of(cls, probe: P.Pooled, ops: Operands) -> PooledColumns:
+        return cls(ops, probe.block, probe.op == "max", probe.queries)
 
     def result(self) -> Tensor:
         return self.value if self.largest else self.value / self.cells.clamp(min=1)
@@ -62,7 +70,7 @@ class Columns:
     keys: slice
 
 
-def column_tasks(ops: Operands, pooled: Sequence[PooledColumns], cells: int = TILE_CELLS) -> list[Columns]:
+def column_tasks(ops: Operands, pooled: Sequence[PooledColumns], cells: int) -> list[Columns]:
     """The map in blocks of keys that cut no square; earlier keys, which more queries see, stand first."""
     width = max(1, min(TILE_KEYS, cells))
     if pooled:
@@ -77,10 +85,7 @@ def column_tasks(ops: Operands, pooled: Sequence[PooledColumns], cells: int = TI
 
 
 class ColumnPass:
-    """One worker: its buffers, and how it walks over the queries that see a block of keys.
-
-    shift, factor [B, Hq, Tq]: P_ij = factor_i exp(s_ij - shift_i).
-    """
+    """One worker: its buffers, and how it walks over the queries that see a block of keys."""
 
     def __init__(
         self,
@@ -89,7 +94,7 @@ class ColumnPass:
         factor: Tensor,
         received: Sequence[ReceivedColumns],
         pooled: Sequence[PooledColumns],
-        cells: int = TILE_CELLS,
+        cells: int,
     ) -> None:
         self.ops, self.shift, self.factor = ops, shift, factor
         self.received, self.pooled, self.cells = received, pooled, cells
@@ -162,3 +167,16 @@ class ColumnPass:
         where = place(block, self.ops, cols.start)
         sweeps.probabilities(tile, shift, factor, where, mask.is_causal, mask.window or 0)
         return tile
+
+
+def column_pass(
+    ops: Operands,
+    shift: Tensor,
+    factor: Tensor,
+    received: Sequence[ReceivedColumns],
+    pooled: Sequence[PooledColumns],
+    cells: int = TILE_CELLS,
+) -> None:
+    """Fill ``received`` and ``pooled`` from P_ij = factor_i exp(s_ij - shift_i), shift and factor [B, Hq, Tq]."""
+    tasks = column_tasks(ops, pooled, cells)
+    share_out(tasks, lambda: ColumnPass(ops, shift, factor, received, pooled, cells))

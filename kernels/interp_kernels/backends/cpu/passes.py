@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends.cpu.columns import ColumnPass, PooledColumns, ReceivedColumns, column_tasks
+from interp_kernels.backends.cpu.columns import PooledColumns, ReceivedColumns, column_pass
 from interp_kernels.backends.cpu.program import Program, program
-from interp_kernels.backends.cpu.rows import TILE_CELLS, RowPass, Rows, row_blocks
-from interp_kernels.backends.cpu.threads import share_out
+from interp_kernels.backends.cpu.rows import TILE_CELLS, Rows, row_pass
 from interp_kernels.backends.finish import Closing, close, finished, finished_index
 from interp_kernels.operands import Operands
 
@@ -22,15 +21,13 @@ def run(
     For tensors on the CPU whose sums are in float32. tile_cells: cells of a worker's tile.
     """
     told = program(ops, probes)
-    rows = Rows.empty(ops, told)
-    share_out(list(row_blocks(ops, tile_cells)), lambda: RowPass(ops, told, rows, tile_cells))
+    rows = row_pass(ops, told, tile_cells)
     closing, lse = close(rows.sums[0], rows.sums[1], ops.sinks)
-    received = {p.label: ReceivedColumns(p, ops) for p in probes if isinstance(p, P.Received)}
-    pooled = {p.label: PooledColumns(p, ops) for p in probes if isinstance(p, P.Pooled)}
+    received = {p.label: ReceivedColumns.of(p, ops) for p in probes if isinstance(p, P.Received)}
+    pooled = {p.label: PooledColumns.of(p, ops) for p in probes if isinstance(p, P.Pooled)}
     if received or pooled:
         sums, squares = list(received.values()), list(pooled.values())
-        tasks = column_tasks(ops, squares, tile_cells)
-        share_out(tasks, lambda: ColumnPass(ops, rows.sums[0], closing.inverse, sums, squares, tile_cells))
+        column_pass(ops, rows.sums[0], closing.inverse, sums, squares, tile_cells)
     columns = {label: x.result() for label, x in (received | pooled).items()}
     stats: dict[str, Tensor] = {}
     for probe in probes:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp_kernels.backends.cpu import sweeps
 from interp_kernels.backends.cpu.program import Program
+from interp_kernels.backends.cpu.threads import share_out
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import HIDDEN, Block, scores
 
@@ -51,7 +52,7 @@ class Rows:
         )
 
 
-def row_blocks(ops: Operands, cells: int = TILE_CELLS) -> Iterator[Block]:
+def row_blocks(ops: Operands, cells: int) -> Iterator[Block]:
     """The map in blocks of rows: several heads or sequences at once where one alone does not fill a tile.
 
     Later rows stand first: on a causal map they are the longest, and a worker's last task should be short.
@@ -143,7 +144,7 @@ def as_float32(x: Tensor) -> Tensor:
 class RowPass:
     """One worker: its buffers, and how it walks over a block."""
 
-    def __init__(self, ops: Operands, program: Program, rows: Rows, cells: int = TILE_CELLS) -> None:
+    def __init__(self, ops: Operands, program: Program, rows: Rows, cells: int) -> None:
         self.ops, self.program, self.rows, self.cells = ops, program, rows, cells
         self.scorer = Scorer(ops)
         self.held: tuple[slice, slice] | None = None
@@ -223,3 +224,10 @@ class RowPass:
         count = -(-(hi - lo) // max(1, self.cells // self.n))
         width = -(-(hi - lo) // count)
         return [slice(j, min(j + width, hi)) for j in range(lo, hi, width)]
+
+
+def row_pass(ops: Operands, program: Program, cells: int = TILE_CELLS) -> Rows:
+    """Walk over the whole map once."""
+    rows = Rows.empty(ops, program)
+    share_out(list(row_blocks(ops, cells)), lambda: RowPass(ops, program, rows, cells))
+    return rows
