@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -13,6 +13,8 @@ import torch
 Task = TypeVar("Task")
 
 _lock = threading.Lock()
+"""Held while a pool is made and while a task is taken; both are short."""
+
 _pool: ThreadPoolExecutor | None = None
 _workers = 0
 
@@ -47,8 +49,7 @@ def share_out(tasks: Sequence[Task], make_worker: Callable[[], Callable[[Task], 
                     stop.set()
                     raise
 
-    pool = _pool_of(torch.get_num_threads())
-    futures = [pool.submit(run) for _ in range(threads)]
+    futures = _submitted(run, threads)
     try:
         wait(futures)
     finally:
@@ -58,28 +59,35 @@ def share_out(tasks: Sequence[Task], make_worker: Callable[[], Callable[[Task], 
         future.result()
 
 
-def _pool_of(workers: int) -> ThreadPoolExecutor:
-    """The pool, made anew when torch's number of threads has changed."""
+def _submitted(run: Callable[[], None], times: int) -> list[Future[None]]:
+    """``run`` handed to the pool, which is made anew when torch's number of threads has changed."""
     global _pool, _workers
+    workers = torch.get_num_threads()
     with _lock:
         if _pool is None or _workers != workers:
             if _pool is not None:
                 _pool.shutdown(wait=False)
-            started = threading.Barrier(workers + 1)
+            _pool, _workers = _started(workers), workers
+        return [_pool.submit(run) for _ in range(times)]
 
-            def single() -> None:
-                # Asked for the first time, torch sets up the thread's number; later that would undo what is set here.
-                torch.get_num_threads()
-                torch.set_num_threads(1)
-                started.wait()
 
-            _pool, _workers = ThreadPoolExecutor(workers, thread_name_prefix="interp-attend"), workers
-            for _ in range(workers):
-                _pool.submit(single)
-            started.wait()
-            # The number is a thread's own, but also what threads that start later take over.
-            torch.set_num_threads(workers)
-        return _pool
+def _started(workers: int) -> ThreadPoolExecutor:
+    """A pool whose threads run every operation of torch by themselves."""
+    started = threading.Barrier(workers + 1)
+
+    def single() -> None:
+        # Asked for the first time, torch sets up the thread's number; later that would undo what is set here.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="interp-attend")
+    for _ in range(workers):
+        pool.submit(single)
+    started.wait()
+    # The number is a thread's own, but also what threads that start later take over.
+    torch.set_num_threads(workers)
+    return pool
 
 
 def _forget_pool() -> None:
