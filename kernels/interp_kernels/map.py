@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from interp_kernels.backends import triton
 from interp_kernels.gradient import map_gradient
 from interp_kernels.linear_operator import linear_operator
 from interp_kernels.mask import describe
@@ -22,6 +23,8 @@ from interp_kernels.tiles import TILE_CELLS, Block, blocks, is_hidden, scores
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
+
+    from interp_kernels.backends.triton.mapping import MapKernels
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -53,6 +56,8 @@ class AttentionMap:
     i is the query's index (not its position), j the key's index. Every method recomputes the scores that it needs:
     P_ij = exp(s_ij - lse_i), so a row sums to 1 within the rounding of the scores, or to less with sink logits. Values
     are float32 (float64 for float64 inputs), on the inputs' device, and carry no gradient.
+
+    On a CUDA device methods run in the Triton kernels where these can serve the map, else in tiled torch as everywhere.
 
     With an ``output_gradient`` (see ``weighted_by``) every method works on max(0, P_ij dP_ij) wherever it says P.
     """
@@ -115,13 +120,13 @@ class AttentionMap:
         if index.numel() and not bool(((index >= -queries) & (index < queries)).all()):
             raise IndexError(f"index: expected rows in [-{queries}, {queries}), got {index.tolist()[:8]}")
         index = torch.where(index < 0, index + queries, index)
-        return self._cells(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), index, slice(0, keys))[0]
+        return self._read(index, slice(0, keys))
 
     @_computed
     def tile(self, rows: slice, cols: slice) -> Tensor:
         """P[:, :, rows, cols] for two slices of step 1, [B, Hq, rows, cols]."""
         rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
-        return self._cells(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), rows, cols)[0]
+        return self._read(rows, cols)
 
     @_computed
     def diagonal(self, d: int) -> Tensor:
@@ -131,6 +136,8 @@ class AttentionMap:
         """
         if isinstance(d, bool) or not isinstance(d, int):
             raise ValueError(f"d: expected an integer, got {d!r}")
+        if (kernels := self._kernels()) is not None:
+            return kernels.diagonal(d)
         ops = self.operands
         out = torch.zeros(self.shape[:3], dtype=self.lse.dtype, device=self.lse.device)
         step = min(DIAGONAL_TILE, max(1, math.isqrt(TILE_CELLS // (ops.batch * ops.heads))))
@@ -154,6 +161,8 @@ class AttentionMap:
             raise ValueError(f"block: expected an integer of at least 1, got {block!r}")
         if op not in ("mean", "max"):
             raise ValueError(f"op: expected 'mean' or 'max', got {op!r}")
+        if (kernels := self._kernels()) is not None:
+            return kernels.pool(block, op)
         b, h, queries, keys = self.shape
         out = torch.zeros(b, h, -(-queries // block), -(-keys // block), dtype=self.lse.dtype, device=self.lse.device)
         count = torch.zeros_like(out) if op == "mean" else None
@@ -186,6 +195,8 @@ class AttentionMap:
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k: expected an integer of at least 1, got {k!r}")
+        if (kernels := self._kernels()) is not None and k <= triton.MAX_TOP:
+            return kernels.topk(k)
         shape = (*self.shape[:3], k)
         values = torch.zeros(shape, dtype=self.lse.dtype, device=self.lse.device)
         index = torch.full(shape, -1, dtype=torch.int64, device=self.lse.device)
@@ -210,6 +221,8 @@ class AttentionMap:
             wanted = f"[{keys}, C], [{b}, {keys}, C] or [{b}, {h}, {keys}, C]"
             raise ValueError(f"x: expected {wanted}, got {describe(x)}")
         x = self._spread("x", x, x.ndim == 3)
+        if (kernels := self._kernels()) is not None:
+            return kernels.matmul(x)
         out = torch.zeros(b, h, queries, x.shape[-1], dtype=self.lse.dtype, device=self.lse.device)
         for part, cols, p, _ in self._walk():
             out[part.batch, part.head, part.rows] += p @ x[part.batch, part.head, cols]
@@ -227,10 +240,13 @@ class AttentionMap:
             raise ValueError(f"w: expected {wanted}, got {describe(w)}")
         columns = w if w.ndim == 4 else w[..., None]
         columns = self._spread("w", columns, w.ndim == 2)
-        out = torch.zeros(b, h, columns.shape[-1], keys, dtype=self.lse.dtype, device=self.lse.device)
-        for part, cols, p, _ in self._walk():
-            weights = columns[part.batch, part.head, part.rows].transpose(-1, -2)
-            out[part.batch, part.head, :, cols] += weights @ p
+        if (kernels := self._kernels()) is not None:
+            out = kernels.rmatmul(columns)
+        else:
+            out = torch.zeros(b, h, columns.shape[-1], keys, dtype=self.lse.dtype, device=self.lse.device)
+            for part, cols, p, _ in self._walk():
+                weights = columns[part.batch, part.head, part.rows].transpose(-1, -2)
+                out[part.batch, part.head, :, cols] += weights @ p
         return out.transpose(-1, -2) if w.ndim == 4 else out[:, :, 0]
 
     def dense(self) -> Tensor:
@@ -247,6 +263,20 @@ class AttentionMap:
     def to_linear_operator(self, batch: int, head: int) -> LinearOperator:
         """One head's map as a scipy LinearOperator of shape (Tq, Tk), for svds, eigs and the like. Needs scipy, CPU."""
         return linear_operator(self.head(batch, head))
+
+    def _kernels(self) -> MapKernels | None:
+        """The Triton kernels, where the map lies on a CUDA device and they can serve it."""
+        if not self.lse.is_cuda or self.output_gradient is not None or triton.refusal(self.operands, ()) is not None:
+            return None
+        from interp_kernels.backends.triton.mapping import MapKernels
+
+        return MapKernels(self.operands, self.lse)
+
+    def _read(self, rows: slice | Tensor, cols: slice) -> Tensor:
+        """What the map holds in a tile of every head."""
+        if (kernels := self._kernels()) is not None:
+            return kernels.cells(rows, cols)
+        return self._cells(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), rows, cols)[0]
 
     def _cells(
         self, batch: slice, kv: slice, rows: slice | Tensor, cols: slice, buffers: tuple[Tensor, ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,12 +17,15 @@ from interp_kernels import Mask
 from interp_kernels.backends import triton
 from interp_kernels.backends.triton import tuning
 from interp_kernels.backends.triton.availability import MAX_TOP
+from interp_kernels.backends.triton.mapping import MapKernels
 from interp_kernels.backends.triton.tuning import Config, configurations, fixed
+from tests.kernels import oracle
 from tests.kernels import test_adversarial as adversarial
 from tests.kernels.cases import Case, cases, randomised
-from tests.kernels.on_device import DEVICE, needs_gpu, needs_triton
+from tests.kernels.on_device import DEVICE, moved, needs_gpu, needs_triton
 from tests.kernels.oracle import Sight
-from tests.kernels.test_rounding import check
+from tests.kernels.rounding import check_index, excess
+from tests.kernels.test_rounding import check, map_bound
 
 pytestmark = [
     needs_triton,
@@ -218,3 +222,47 @@ def test_auto_takes_the_kernels_for_tensors_on_a_gpu() -> None:
     q, k, v = (x.cuda() for x in (case.q, case.k, case.v))
     assert triton.refusal(ik.attend(q, k, v).map.operands, ()) is None
     assert torch.equal(ik.attend(q, k, v).output, ik.attend(q, k, v, backend="triton").output)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@randomised(4)
+@given(case=served(probes=False))
+def test_the_kernels_of_the_lazy_map_err_at_most_twice_as_much_as_scores_less_their_log_sum_exp(
+    dtype: torch.dtype, case: Case
+) -> None:
+    """Sums of n cells may err n times as much as one, times the largest factor."""
+    case = case.rounded(dtype)
+    golden = case.golden()
+    bound, p = map_bound(case, golden), torch.from_numpy(golden.p)
+    on_cpu = case.attend("cpu").map
+    batch, heads, queries, keys = on_cpu.shape
+    x, w = torch.randn(batch, heads, keys, 3), torch.randn(batch, heads, queries, 5)
+    index = torch.tensor([queries - 1, 0])
+    with fixed(SMALL) if DEVICE == "cpu" else nullcontext():
+        kernels = MapKernels(moved(on_cpu.operands, DEVICE), on_cpu.lse.to(DEVICE))
+        cells = kernels.cells(slice(0, queries), slice(0, keys)).cpu()
+        assert excess(cells, golden.p) <= bound
+        assert torch.equal(
+            kernels.cells(index.to(DEVICE), slice(keys // 2, keys)).cpu(), cells[:, :, index, keys // 2 :]
+        )
+        d = case.sight.offset
+        diagonal = np.diagonal(golden.p, axis1=-2, axis2=-1)
+        assert excess(kernels.diagonal(d).cpu()[..., : diagonal.shape[-1]], diagonal) <= bound
+        expected = oracle.pooled(ik.Pooled(5, "max"), golden)
+        assert excess(kernels.pool(5, "max").cpu(), expected) <= bound
+        check_index(kernels.topk(3)[1].cpu(), oracle.measure(ik.TopK(3), golden)["top_k_index"], golden, bound)
+        for sums, expected, n in (
+            (kernels.matmul(x.to(DEVICE)), p @ x.double(), keys * x.abs().max()),
+            (kernels.matmul(x[..., :1].to(DEVICE)), p @ x[..., :1].double(), keys * x.abs().max()),
+            (kernels.rmatmul(w.to(DEVICE)), (p.mT @ w.double()).mT, queries * w.abs().max()),
+        ):
+            assert excess(sums.cpu(), expected.numpy()) <= bound * float(n)
+
+
+@needs_gpu
+def test_the_lazy_map_of_tensors_on_a_gpu_runs_in_the_kernels() -> None:
+    case = one_call(torch.bfloat16)
+    on_cpu, on_gpu = case.attend("cpu").map, ik.attend(case.q.cuda(), case.k.cuda(), case.v.cuda(), mask=case.mask).map
+    w = torch.randn(on_cpu.shape[2])
+    torch.testing.assert_close(on_gpu.dense().cpu(), on_cpu.dense())
+    torch.testing.assert_close(on_gpu.rmatmul(w.cuda()).cpu(), on_cpu.rmatmul(w))

@@ -69,7 +69,9 @@ def test_every_kernel_compiles_in_every_configuration(
     }
     over = [kernel for kernel in kernels if kernel["shared"] > SHARED_LIMIT[capability]]
     assert not over, over
-    forward = [k for k in kernels if k["name"] == "forward_kernel" and k["call"].startswith(("torch.bf", "torch.float16"))]
+    forward = [
+        k for k in kernels if k["name"] == "forward_kernel" and k["call"].startswith(("torch.bf", "torch.float16"))
+    ]
     assert len(forward) > 10
     assert not [kernel for kernel in forward if kernel["stack"] > MOST_STACK]
     # What makes it fast: keys and values on their way while a tile is computed, and Hopper's own matrix instructions.

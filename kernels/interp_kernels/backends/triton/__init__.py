@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from interp_kernels.backends.triton.availability import refusal
+from interp_kernels.backends.triton.availability import MAX_TOP, refusal
 from interp_kernels.operands import Operands
 from interp_kernels.probes import Probe
 
-__all__ = ["refusal", "run"]
+__all__ = ["MAX_TOP", "refusal", "run"]
 
 
 def run(ops: Operands, probes: tuple[Probe, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from interp_kernels import probes as P
 from interp_kernels.backends.finish import finished, finished_index
-from interp_kernels.backends.triton.forward import forward_kernel
+from interp_kernels.backends.triton.device.forward import forward_kernel
+from interp_kernels.backends.triton.device.peak import peak_kernel
 from interp_kernels.backends.triton.launch import cdiv, launch
 from interp_kernels.backends.triton.operands import prepared
-from interp_kernels.backends.triton.peak import peak_kernel
 from interp_kernels.backends.triton.rows import RowStatistics
 from interp_kernels.backends.triton.second import Rows, column_sums, histogram, pairs, squares, top
 from interp_kernels.operands import Operands

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp_kernels.backends.triton.cells import cells_kernel
-from interp_kernels.backends.triton.columns import columns_kernel
-from interp_kernels.backends.triton.histogram import histogram_kernel
-from interp_kernels.backends.triton.largest import largest_kernel
+from interp_kernels.backends.triton.device.cells import cells_kernel
+from interp_kernels.backends.triton.device.columns import columns_kernel
+from interp_kernels.backends.triton.device.histogram import histogram_kernel
+from interp_kernels.backends.triton.device.largest import largest_kernel
+from interp_kernels.backends.triton.device.pairs import pairs_kernel
+from interp_kernels.backends.triton.device.product import product_kernel
+from interp_kernels.backends.triton.device.squares import squares_kernel
 from interp_kernels.backends.triton.launch import cdiv, launch
 from interp_kernels.backends.triton.operands import Call, padded
-from interp_kernels.backends.triton.pairs import pairs_kernel
-from interp_kernels.backends.triton.product import product_kernel
-from interp_kernels.backends.triton.squares import squares_kernel
 
 UNBOUNDED = 1 << 30
 """The edge of a bin without end: beyond every distance."""

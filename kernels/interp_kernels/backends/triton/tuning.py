@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,19 +77,18 @@ def _of_float32(kind: Kind, wide: bool) -> tuple[Config, ...]:
     return (Config(32, 32, 4, 2),)
 
 
-_fixed: Config | None = None
+_fixed: ContextVar[Config | None] = ContextVar("_fixed", default=None)
 _chosen: dict[Hashable, Config] = {}
 
 
 @contextmanager
 def fixed(config: Config) -> Iterator[None]:
     """Inside, every kernel runs with ``config``: for tests and measurements of one configuration."""
-    global _fixed
-    before, _fixed = _fixed, config
+    token = _fixed.set(config)
     try:
         yield
     finally:
-        _fixed = before
+        _fixed.reset(token)
 
 
 def choose(key: Hashable, candidates: Sequence[Config], run: Callable[[Config], None], device: torch.device) -> Config:
@@ -97,8 +97,8 @@ def choose(key: Hashable, candidates: Sequence[Config], run: Callable[[Config], 
     Without measuring the first: where there is one alone, in the interpreter, while a CUDA graph is captured, and with
     INTERP_KERNELS_AUTOTUNE=0, which makes results the same bits from process to process.
     """
-    if _fixed is not None:
-        return _fixed
+    if (config := _fixed.get()) is not None:
+        return config
     tunes = os.environ.get("INTERP_KERNELS_AUTOTUNE", "1") != "0"
     if len(candidates) == 1 or device.type != "cuda" or not tunes or torch.cuda.is_current_stream_capturing():
         return _chosen.get(key, candidates[0])

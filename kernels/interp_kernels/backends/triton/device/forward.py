@@ -9,11 +9,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.ends import closed, entropy
-from interp_kernels.backends.triton.linear import gathered, load_each, zeros
-from interp_kernels.backends.triton.scores import head_inputs, key_span, load_rows, open_span, tile_scores
+from interp_kernels.backends.triton.device.ends import closed, entropy
+from interp_kernels.backends.triton.device.linear import gathered, load_each, zeros
+from interp_kernels.backends.triton.device.scores import head_inputs, key_span, load_rows, open_span, tile_scores
 
-LENGTHS = ["heads", "group", "queries", "keys", "offset", "window", "query_label_n", "label_n", "weight_c", "document_b", "splits"]
+LENGTHS = [
+    "heads",
+    "group",
+    "queries",
+    "keys",
+    "offset",
+    "window",
+    "query_label_n",
+    "label_n",
+    "weight_c",
+    "document_b",
+    "splits",
+]
 """Arguments that change from call to call, of which Triton shall make no special cases."""
 
 
@@ -27,8 +39,8 @@ def forward_kernel(
     D: tl.constexpr, D_PAD: tl.constexpr, DV: tl.constexpr, DV_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     SINKS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
-    STATE: tl.constexpr, ENTROPY: tl.constexpr, PEAK: tl.constexpr, LABELS: tl.constexpr, STRICT: tl.constexpr, MASSES: tl.constexpr,
-    DISTANCES: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr,
+    STATE: tl.constexpr, ENTROPY: tl.constexpr, PEAK: tl.constexpr, LABELS: tl.constexpr, STRICT: tl.constexpr,
+    MASSES: tl.constexpr, DISTANCES: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Writes, for every row (flat over [B, Hq, Tq]): the output, the log-sum-exp in nats, the maximum score (shift) and the
@@ -98,8 +110,8 @@ def forward_kernel(
     found = tl.full([BLOCK_M], -1, tl.int32)
     g = zeros(LABELS + MASSES + DISTANCES, BLOCK_M)
     acc = tl.zeros([BLOCK_M, DV_PAD], tl.float32)
-    for start in tl.range(lo, hi, BLOCK_N):
-        start = tl.multiple_of(start, BLOCK_N)
+    for begin in tl.range(lo, hi, BLOCK_N):
+        start = tl.multiple_of(begin, BLOCK_N)
         s = tile_scores(
             q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
             queries, keys, window, gain, inner, hidden, open_lo, open_hi,

@@ -9,8 +9,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.linear import zeros
-from interp_kernels.backends.triton.scores import head_inputs, load_rows, open_span, query_span, transformed, visible
+from interp_kernels.backends.triton.device.linear import zeros
+from interp_kernels.backends.triton.device.scores import (
+    head_inputs,
+    load_rows,
+    open_span,
+    query_span,
+    transformed,
+    visible,
+)
 
 
 @triton.jit
@@ -93,8 +100,8 @@ def columns_kernel(
 
     sums = zeros(WEIGHTS, BLOCK_N)
     seens = zeros(COUNTS, BLOCK_N)
-    for start in tl.range(lo, hi, BLOCK_M):
-        start = tl.multiple_of(start, BLOCK_M)
+    for begin in tl.range(lo, hi, BLOCK_M):
+        start = tl.multiple_of(begin, BLOCK_M)
         lane = tl.arange(0, BLOCK_M)
         row = start + lane
         valid = row < queries

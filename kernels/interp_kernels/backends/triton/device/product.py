@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.scores import head_inputs, key_span, load_rows, open_span, tile_scores
+from interp_kernels.backends.triton.device.scores import head_inputs, key_span, load_rows, open_span, tile_scores
 
 
 @triton.jit(do_not_specialize=["heads", "group", "queries", "keys", "offset", "window", "document_b", "columns"])
