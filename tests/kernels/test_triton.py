@@ -137,6 +137,41 @@ def test_odd_lengths(lengths: tuple[int, int]) -> None:
     check(case.rounded(torch.float32), ("triton",))
 
 
+@pytest.mark.parametrize("splits", [1, 2, 7])
+@pytest.mark.parametrize("queries", [1, 5])
+def test_few_queries_share_the_keys_out(queries: int, splits: int) -> None:
+    """Decoding: the heads of a KV head in one block, keys in several ranges, of which some may be empty."""
+    torch.manual_seed(splits)
+    q = torch.randn(2, 4, queries, 12).double()
+    k, v = torch.randn(2, 2, 2, 50, 12).double().unbind()
+    keep = torch.arange(50) >= torch.tensor([[0], [35]])
+    labels = torch.randint(0, 3, (50,))
+    probes = (
+        ik.Entropy(),
+        ik.LabelMatch(labels[:queries], labels),
+        ik.KeyMass(torch.randn(50, 2)),
+        ik.Distance(7),
+        ik.OffsetMass((0, 20)),
+        ik.Received(),
+    )
+    mask, sight = Mask.causal() & Mask.from_padding(keep), Sight(50 - queries, causal=True, keeps=(keep.numpy(),))
+    for sinks in (None, torch.randn(4).double()):
+        case = Case(q, k, v, mask, sight, sinks=sinks, probes=probes).rounded(torch.float32)
+        with fixed(SMALL, splits):
+            check(case, ("triton",))
+    per_head = replace(case, probes=(ik.KeyMass(torch.randn(2, 4, 50, 1)), ik.Peak()))
+    with fixed(SMALL, splits):
+        check(per_head, ("triton",))
+
+
+def test_a_tie_across_ranges_of_keys_goes_to_the_lower_key() -> None:
+    k = torch.zeros(1, 1, 64, 1)
+    k[0, 0, [20, 60]] = 3.0
+    case = Case(torch.ones(1, 1, 1, 1), k, k, Mask.full(), Sight(63), probes=(ik.Peak(),))
+    with fixed(SMALL, splits=4):
+        assert case.attend("triton").stats["peak_index"].item() == 20
+
+
 @pytest.mark.parametrize(
     "property_of_a_backend",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -99,6 +100,12 @@ def prepared(ops: Operands) -> Call:
 def padded(width: int) -> int:
     """The width in registers: a power of two of at least 16, which is the least that a matrix product takes."""
     return max(16, 1 << (width - 1).bit_length())
+
+
+@lru_cache(maxsize=256)
+def constants(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """int32 numbers on the device. Kept from call to call, since the way there makes the host wait."""
+    return torch.tensor(values, dtype=torch.int32, device=device)
 
 
 def ranked(values: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
+from interp_kernels.backends.triton.operands import constants
 from interp_kernels.operands import Operands
 
 UNCLIPPED = 1 << 30
@@ -65,8 +66,8 @@ class RowStatistics:
                 "weight_h": h if weights.shape[2] > 1 else 0,
             }
         if self.distances:
-            reaches = [min(probe.window or UNCLIPPED, UNCLIPPED) for probe in self.distances]
-            given["reach_ptr"] = torch.tensor(reaches, dtype=torch.int32, device=ops.q.device)
+            reaches = tuple(min(probe.window or UNCLIPPED, UNCLIPPED) for probe in self.distances)
+            given["reach_ptr"] = constants(reaches, ops.q.device)
         return given
 
     def value(self, probe: P.Probe, linear: Tensor) -> Tensor:

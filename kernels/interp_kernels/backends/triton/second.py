@@ -19,7 +19,7 @@ from interp_kernels.backends.triton.device.pairs import pairs_kernel
 from interp_kernels.backends.triton.device.product import product_kernel
 from interp_kernels.backends.triton.device.squares import squares_kernel
 from interp_kernels.backends.triton.launch import cdiv, launch
-from interp_kernels.backends.triton.operands import Call, padded
+from interp_kernels.backends.triton.operands import Call, constants, padded
 
 UNBOUNDED = 1 << 30
 """The edge of a bin without end: beyond every distance."""
@@ -86,11 +86,11 @@ def pairs(rows: Rows, offsets: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     value, exists = rows.empty(*shape), rows.empty(*shape, dtype=torch.uint8)
     # No key lies farther than every position is long; this keeps any integer within int32.
     far = ops.queries + ops.keys + abs(ops.offset)
-    clipped = [max(-far, min(far, d)) for d in offsets]
+    clipped = tuple(max(-far, min(far, d)) for d in offsets)
     arguments = {
         "shift_ptr": rows.shift,
         "factor_ptr": rows.factor,
-        "offsets_ptr": torch.tensor(clipped, dtype=torch.int32, device=rows.shift.device),
+        "offsets_ptr": constants(clipped, rows.shift.device),
         "value_ptr": value,
         "exists_ptr": exists,
         "offsets": len(offsets),
@@ -119,12 +119,12 @@ def top(rows: Rows, k: int) -> tuple[Tensor, Tensor]:
 def histogram(rows: Rows, edges: tuple[float, ...]) -> Tensor:
     """sum_j P_ij [e_n <= |i - j| < e_(n+1)], [B, Hq, Tq, bins]."""
     ops = rows.call.ops
-    whole = [int(min(edge, UNBOUNDED)) for edge in edges]
+    whole = tuple(int(min(edge, UNBOUNDED)) for edge in edges)
     value = rows.empty(*rows.shift.shape, len(edges) - 1)
     arguments = {
         "shift_ptr": rows.shift,
         "factor_ptr": rows.factor,
-        "edge_ptr": torch.tensor(whole, dtype=torch.int32, device=rows.shift.device),
+        "edge_ptr": constants(whole, rows.shift.device),
         "value_ptr": value,
         "bins": len(edges) - 1,
     }

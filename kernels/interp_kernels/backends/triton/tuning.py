@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 
 Kind = Literal["forward", "decode", "columns", "rows"]
-"""decode: fewer than 17 rows a KV head; rows: what scores single rows, squares or the largest cells again."""
+"""decode: no more rows than its tile has; rows: what scores single rows, squares or the largest cells again."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,29 @@ def _of_float32(kind: Kind, wide: bool) -> tuple[Config, ...]:
 
 
 _fixed: ContextVar[Config | None] = ContextVar("_fixed", default=None)
+_splits: ContextVar[int | None] = ContextVar("_splits", default=None)
 _chosen: dict[Hashable, Config] = {}
 
 
 @contextmanager
-def fixed(config: Config) -> Iterator[None]:
-    """Inside, every kernel runs with ``config``: for tests and measurements of one configuration."""
-    token = _fixed.set(config)
+def fixed(config: Config | None = None, splits: int | None = None) -> Iterator[None]:
+    """Inside, every kernel runs with ``config``, and few queries split the keys in ``splits``: for tests and measurements."""
+    tokens = _fixed.set(config), _splits.set(splits)
     try:
         yield
     finally:
-        _fixed.reset(token)
+        _fixed.reset(tokens[0])
+        _splits.reset(tokens[1])
+
+
+def forced_splits() -> int | None:
+    """What ``fixed`` says of splits."""
+    return _splits.get()
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Of the GPU; 1 in the interpreter, which runs one program after another."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def choose(key: Hashable, candidates: Sequence[Config], run: Callable[[Config], None], device: torch.device) -> Config:
