@@ -5,8 +5,7 @@ The same for P weighted by its gradient, for relevance: see ``AttentionMap.weigh
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from interp_kernels.backends import triton
-from interp_kernels.gradient import map_gradient
+from interp_kernels.backends import cpu, triton
+from interp_kernels.backends.tiled.mapping import MapTiles
 from interp_kernels.linear_operator import linear_operator
 from interp_kernels.mask import describe
 from interp_kernels.operands import Operands
-from interp_kernels.tiles import TILE_CELLS, Block, blocks, is_hidden, scores
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-
-DIAGONAL_TILE = 32
-"""Rows and columns of the tiles that ``diagonal`` reads: enough for a product to be worth its call."""
 
 DENSE_CELLS = 1 << 26
 """Most cells, over all heads and sequences, that ``dense`` will build: 256 MB in float32."""
@@ -57,7 +52,8 @@ class AttentionMap:
     P_ij = exp(s_ij - lse_i), so a row sums to 1 within the rounding of the scores, or to less with sink logits. Values
     are float32 (float64 for float64 inputs), on the inputs' device, and carry no gradient.
 
-    On a CUDA device methods run in the Triton kernels where these can serve the map, else in tiled torch as everywhere.
+    Methods run in the compiled sweeps of the CPU backend or, on a CUDA device, in the Triton kernels where these can serve
+    the map, else in tiled torch.
 
     With an ``output_gradient`` (see ``weighted_by``) every method works on max(0, P_ij dP_ij) wherever it says P.
     """
@@ -120,13 +116,13 @@ class AttentionMap:
         if index.numel() and not bool(((index >= -queries) & (index < queries)).all()):
             raise IndexError(f"index: expected rows in [-{queries}, {queries}), got {index.tolist()[:8]}")
         index = torch.where(index < 0, index + queries, index)
-        return self._read(index, slice(0, keys))
+        return self._computer().cells(index, slice(0, keys))
 
     @_computed
     def tile(self, rows: slice, cols: slice) -> Tensor:
         """P[:, :, rows, cols] for two slices of step 1, [B, Hq, rows, cols]."""
         rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
-        return self._read(rows, cols)
+        return self._computer().cells(rows, cols)
 
     @_computed
     def diagonal(self, d: int) -> Tensor:
@@ -136,20 +132,7 @@ class AttentionMap:
         """
         if isinstance(d, bool) or not isinstance(d, int):
             raise ValueError(f"d: expected an integer, got {d!r}")
-        if (kernels := self._kernels()) is not None:
-            return kernels.diagonal(d)
-        ops = self.operands
-        out = torch.zeros(self.shape[:3], dtype=self.lse.dtype, device=self.lse.device)
-        step = min(DIAGONAL_TILE, max(1, math.isqrt(TILE_CELLS // (ops.batch * ops.heads))))
-        for start in range(0, ops.queries, step):
-            stop = min(start + step, ops.queries)
-            lo, hi = max(start + ops.offset - d, 0), min(stop + ops.offset - d, ops.keys)
-            if lo >= hi:
-                continue
-            rows = slice(lo + d - ops.offset, hi + d - ops.offset)
-            tile, _ = self._cells(slice(0, ops.batch), slice(0, ops.kv_heads), rows, slice(lo, hi))
-            out[:, :, rows] = tile.diagonal(dim1=-2, dim2=-1)
-        return out
+        return self._computer().diagonal(d)
 
     @_computed
     def pool(self, block: int, op: Literal["mean", "max"] = "mean") -> Tensor:
@@ -161,31 +144,7 @@ class AttentionMap:
             raise ValueError(f"block: expected an integer of at least 1, got {block!r}")
         if op not in ("mean", "max"):
             raise ValueError(f"op: expected 'mean' or 'max', got {op!r}")
-        if (kernels := self._kernels()) is not None:
-            return kernels.pool(block, op)
-        b, h, queries, keys = self.shape
-        out = torch.zeros(b, h, -(-queries // block), -(-keys // block), dtype=self.lse.dtype, device=self.lse.device)
-        count = torch.zeros_like(out) if op == "mean" else None
-        target = torch.arange(keys, device=out.device) // block
-        for part, cols, p, visible in self._walk():
-            columns = target[cols].expand_as(p)
-            width = out.shape[-1]
-            by_row = p.new_zeros(*p.shape[:3], width)
-            seen = p.new_zeros(*p.shape[:3], width)
-            if op == "mean":
-                by_row.scatter_add_(-1, columns, p)
-                seen.scatter_add_(-1, columns, visible.to(p.dtype).expand_as(p))
-            else:
-                by_row.scatter_reduce_(-1, columns, p, "amax")
-            for i in range(part.rows.start // block, (part.rows.stop - 1) // block + 1):
-                local = slice(max(i * block - part.rows.start, 0), (i + 1) * block - part.rows.start)
-                cell = out[part.batch, part.head, i]
-                if count is not None:
-                    cell += by_row[:, :, local].sum(dim=2)
-                    count[part.batch, part.head, i] += seen[:, :, local].sum(dim=2)
-                else:
-                    out[part.batch, part.head, i] = torch.maximum(cell, by_row[:, :, local].amax(dim=2))
-        return out if count is None else out / count.clamp(min=1)
+        return self._computer().pool(block, op)
 
     @_computed
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
@@ -195,38 +154,17 @@ class AttentionMap:
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k: expected an integer of at least 1, got {k!r}")
-        if (kernels := self._kernels()) is not None and k <= triton.MAX_TOP:
-            return kernels.topk(k)
-        shape = (*self.shape[:3], k)
-        values = torch.zeros(shape, dtype=self.lse.dtype, device=self.lse.device)
-        index = torch.full(shape, -1, dtype=torch.int64, device=self.lse.device)
-        for part, cols, p, visible in self._walk():
-            at = (part.batch, part.head, part.rows)
-            keys = torch.arange(cols.start, cols.stop, device=p.device).expand_as(p)
-            keys = keys.masked_fill(~visible, -1)
-            # Earlier keys stand first, so a stable sort leaves ties to the lower key.
-            merged = torch.cat([values[at], p.masked_fill(~visible, 0.0)], dim=-1)
-            merged_keys = torch.cat([index[at], keys], dim=-1)
-            order = (
-                merged.masked_fill(merged_keys < 0, -1.0).sort(dim=-1, descending=True, stable=True).indices[..., :k]
-            )
-            values[at], index[at] = merged.gather(-1, order), merged_keys.gather(-1, order)
-        return values, index
+        return self._computer(top=k).topk(k)
 
     @_computed
     def matmul(self, x: Tensor) -> Tensor:
         """P x: what every query reads. x [Tk, C], [B, Tk, C] or [B, Hq, Tk, C] -> [B, Hq, Tq, C]."""
-        b, h, queries, keys = self.shape
+        b, h, _, keys = self.shape
         if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4) or x.shape[-2] != keys:
             wanted = f"[{keys}, C], [{b}, {keys}, C] or [{b}, {h}, {keys}, C]"
             raise ValueError(f"x: expected {wanted}, got {describe(x)}")
         x = self._spread("x", x, x.ndim == 3)
-        if (kernels := self._kernels()) is not None:
-            return kernels.matmul(x)
-        out = torch.zeros(b, h, queries, x.shape[-1], dtype=self.lse.dtype, device=self.lse.device)
-        for part, cols, p, _ in self._walk():
-            out[part.batch, part.head, part.rows] += p @ x[part.batch, part.head, cols]
-        return out
+        return self._computer().matmul(x)
 
     @_computed
     def rmatmul(self, w: Tensor) -> Tensor:
@@ -234,19 +172,13 @@ class AttentionMap:
 
         w [Tq], [B, Tq] or [B, Hq, Tq] -> [B, Hq, Tk]; several vectors at once, [B, Hq, Tq, C] -> [B, Hq, Tk, C].
         """
-        b, h, queries, keys = self.shape
+        b, h, queries, _ = self.shape
         if not isinstance(w, Tensor) or w.ndim not in (1, 2, 3, 4) or w.shape[-2 if w.ndim == 4 else -1] != queries:
             wanted = f"[{queries}], [{b}, {queries}], [{b}, {h}, {queries}] or [{b}, {h}, {queries}, C]"
             raise ValueError(f"w: expected {wanted}, got {describe(w)}")
         columns = w if w.ndim == 4 else w[..., None]
         columns = self._spread("w", columns, w.ndim == 2)
-        if (kernels := self._kernels()) is not None:
-            out = kernels.rmatmul(columns)
-        else:
-            out = torch.zeros(b, h, columns.shape[-1], keys, dtype=self.lse.dtype, device=self.lse.device)
-            for part, cols, p, _ in self._walk():
-                weights = columns[part.batch, part.head, part.rows].transpose(-1, -2)
-                out[part.batch, part.head, :, cols] += weights @ p
+        out = self._computer().rmatmul(columns)
         return out.transpose(-1, -2) if w.ndim == 4 else out[:, :, 0]
 
     def dense(self) -> Tensor:
@@ -264,60 +196,19 @@ class AttentionMap:
         """One head's map as a scipy LinearOperator of shape (Tq, Tk), for svds, eigs and the like. Needs scipy, CPU."""
         return linear_operator(self.head(batch, head))
 
-    def _kernels(self) -> MapKernels | None:
-        """The Triton kernels, where the map lies on a CUDA device and they can serve it."""
-        if not self.lse.is_cuda or self.output_gradient is not None or triton.refusal(self.operands, ()) is not None:
-            return None
-        from interp_kernels.backends.triton.mapping import MapKernels
-
-        return MapKernels(self.operands, self.lse)
-
-    def _read(self, rows: slice | Tensor, cols: slice) -> Tensor:
-        """What the map holds in a tile of every head."""
-        if (kernels := self._kernels()) is not None:
-            return kernels.cells(rows, cols)
-        return self._cells(slice(0, self.shape[0]), slice(0, self.operands.kv_heads), rows, cols)[0]
-
-    def _cells(
-        self, batch: slice, kv: slice, rows: slice | Tensor, cols: slice, buffers: tuple[Tensor, ...] = ()
-    ) -> tuple[Tensor, Tensor]:
-        """What the map holds in a tile, and which of its cells are visible. Everything that is asked of the map comes from here.
-
-        buffers: flat tensors with room for the tile, one for P and one for dP, else they are allocated.
-        """
+    def _computer(self, top: int = 0) -> MapTiles | MapKernels:
+        """What computes this map. ``top``: the k of a topk that is to be computed."""
         ops = self.operands
-        head = slice(kv.start * ops.group, kv.stop * ops.group)
-        tile = scores(ops, batch, kv, rows, cols, out=buffers[0] if buffers else None)
-        visible = ~is_hidden(tile)
-        lse = self.lse[batch, head][:, :, rows, None]
-        # Recomputed scores may exceed the log-sum-exp by rounding; a probability may not exceed 1.
-        tile.sub_(lse.masked_fill(lse == -torch.inf, 0.0)).clamp_(max=0.0).exp_()
-        if self.output_gradient is not None:
-            rows_gradient = self.output_gradient[batch, head][:, :, rows]
-            gradient = map_gradient(ops, rows_gradient, batch, kv, cols, out=buffers[1] if buffers else None)
-            tile.mul_(gradient).clamp_(min=0.0)
-        return tile.masked_fill_(~visible, 0.0), visible
+        if self.output_gradient is None and cpu.is_compiled(ops):
+            from interp_kernels.backends.cpu.mapping import MapSweeps
 
-    def _walk(self) -> Iterator[tuple[Block, slice, Tensor, Tensor]]:
-        """Every visible tile: its rows and heads, its columns, what the map holds, and which cells are visible.
+            return MapSweeps(ops, self.lse)
+        on_gpu = self.lse.is_cuda and self.output_gradient is None and triton.refusal(ops, ()) is None
+        if on_gpu and top <= triton.MAX_TOP:
+            from interp_kernels.backends.triton.mapping import MapKernels
 
-        A tile is overwritten by the next one.
-        """
-        ops = self.operands
-        buffers: tuple[Tensor, ...] = ()
-        for part in blocks(ops):
-            first, last = part.rows.start + ops.offset, part.rows.stop - 1 + ops.offset
-            lo, hi = ops.mask.key_span(first, last, ops.keys)
-            sequences, heads, rows = part.shape
-            width = max(128, TILE_CELLS // (sequences * heads * rows))
-            for j in range(lo, hi, width):
-                cols = slice(j, min(j + width, hi))
-                needed = sequences * heads * rows * (cols.stop - cols.start)
-                if not buffers or buffers[0].numel() < needed:
-                    count = 1 if self.output_gradient is None else 2
-                    buffers = tuple(self.lse.new_empty(needed) for _ in range(count))
-                tile, visible = self._cells(part.batch, part.kv, part.rows, cols, buffers)
-                yield part, cols, tile, visible
+            return MapKernels(ops, self.lse)
+        return MapTiles(ops, self.lse, self.output_gradient)
 
     def _spread(self, name: str, x: Tensor, per_sequence: bool) -> Tensor:
         """x broadcast to [B, Hq, T, C]."""

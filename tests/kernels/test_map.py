@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import svds
 
 import interp_kernels as ik
-from interp_kernels import map as map_module
 from interp_kernels.backends import reference
+from interp_kernels.backends.tiled import mapping
+from interp_kernels.map import DENSE_CELLS
 from interp_kernels.tiles import blocks
 from tests.kernels.cases import Case, cases, randomised
 from tests.kernels.oracle import Sight
@@ -29,8 +30,8 @@ close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
 def smallest_tiles() -> Iterator[None]:
     """Walks over the map take 16 rows of one KV head and 128 keys at a time."""
     with (
-        mock.patch.object(map_module, "TILE_CELLS", 1),
-        mock.patch.object(map_module, "blocks", partial(blocks, cells=1)),
+        mock.patch.object(mapping, "TILE_CELLS", 1),
+        mock.patch.object(mapping, "blocks", partial(blocks, cells=1)),
     ):
         yield
 
@@ -163,14 +164,15 @@ def featured(queries: int = 40, keys: int = 44) -> Case:
     return case
 
 
-def test_ties_go_to_the_lower_key_in_topk_and_none_is_listed_beyond_the_visible_keys() -> None:
-    q, k = torch.zeros(1, 1, 300, 4), torch.zeros(1, 1, 300, 4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_ties_go_to_the_lower_key_in_topk_and_none_is_listed_beyond_the_visible_keys(dtype: torch.dtype) -> None:
+    q, k = torch.zeros(2, 1, 1, 300, 4, dtype=dtype)
     lazy = ik.attend(q, k, k).map
     with smallest_tiles():
         values, index = lazy.topk(5)
     assert index[0, 0, 299].tolist() == [0, 1, 2, 3, 4]
     assert index[0, 0, 2].tolist() == [0, 1, 2, -1, -1]
-    torch.testing.assert_close(values[0, 0, 2], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0, 0]))
+    torch.testing.assert_close(values[0, 0, 2], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0, 0], dtype=dtype))
 
 
 def test_a_visible_key_whose_probability_vanishes_is_still_listed_by_topk() -> None:
@@ -282,7 +284,7 @@ def test_dense_refuses_above_its_size_and_says_what_to_ask_instead() -> None:
         "dense() would build 1 x 2 x 8192 x 8192 = 134,217,728 cells, more than 67,108,864; ask for rows, a tile, "
         "pool(block), topk(k) or a product instead, or narrow with head(batch, head)"
     )
-    assert map_module.DENSE_CELLS == 8192 * 8192
+    assert DENSE_CELLS == 8192 * 8192
 
 
 BAD = [

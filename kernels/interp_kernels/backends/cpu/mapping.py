@@ -10,29 +10,26 @@ from torch import Tensor
 from interp_kernels import probes as P
 from interp_kernels.backends.cpu import passes
 from interp_kernels.backends.cpu.columns import PooledColumns, ReceivedColumns, column_pass
-from interp_kernels.operands import Operands
+from interp_kernels.backends.tiled.mapping import MapTiles
 
 
-class MapSweeps:
-    """P_ij = exp(s_ij - lse_i) of some operands; see ``interp_kernels.map.AttentionMap`` for what each method gives."""
-
-    def __init__(self, ops: Operands, lse: Tensor) -> None:
-        self.ops, self.lse = ops, lse
+class MapSweeps(MapTiles):
+    """The lazy map where walks over all of it are compiled. What reads a few tiles is inherited."""
 
     def pool(self, block: int, op: str) -> Tensor:
         """[B, Hq, R, C]."""
-        squares = PooledColumns(self.ops, block, largest=op == "max")
-        column_pass(self.ops, *self._shift_and_factor(), [], [squares])
+        squares = PooledColumns(self.operands, block, largest=op == "max")
+        column_pass(self.operands, *self._shift_and_factor(), [], [squares])
         return squares.result()
 
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
         """[B, Hq, Tq, k] twice."""
-        _, _, stats = passes.run(replace(self.ops, v=self.ops.v[..., :1]), (P.TopK(k),))
+        _, _, stats = passes.run(replace(self.operands, v=self.operands.v[..., :1]), (P.TopK(k),))
         return stats["top_k"], stats["top_k_index"]
 
     def matmul(self, x: Tensor) -> Tensor:
         """x [B, Hq, Tk, C] -> [B, Hq, Tq, C]: attention with x in the place of v."""
-        ops, group = self.ops, self.ops.group
+        ops, group = self.operands, self.operands.group
         b, h, keys, columns = x.shape
         x = x.to(torch.float32)
         if group == 1:
@@ -46,8 +43,8 @@ class MapSweeps:
 
     def rmatmul(self, w: Tensor) -> Tensor:
         """w [B, Hq, Tq, C] -> [B, Hq, C, Tk]."""
-        sums = [ReceivedColumns(self.ops, column) for column in w.to(torch.float32).unbind(-1)]
-        column_pass(self.ops, *self._shift_and_factor(), sums, [])
+        sums = [ReceivedColumns(self.operands, column) for column in w.to(torch.float32).unbind(-1)]
+        column_pass(self.operands, *self._shift_and_factor(), sums, [])
         return torch.stack([x.result() for x in sums], dim=2)
 
     def _shift_and_factor(self) -> tuple[Tensor, Tensor]:
