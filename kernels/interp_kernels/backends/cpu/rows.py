@@ -22,6 +22,9 @@ TILE_CELLS = 1 << 19
 LEAST_ROWS, MOST_ROWS = 128, 512
 """Rows of a tile, over the query heads of a KV head. Few cost BLAS more; on a causal map many waste half of a square."""
 
+LEAST_KEYS = 64
+"""Keys of a tile. A row is summed within its tiles first: key after key, rounding would add up."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -221,7 +224,7 @@ class RowPass:
         lo, hi = self.ops.mask.key_span(first, last, self.ops.keys)
         if lo == hi:
             return []
-        count = -(-(hi - lo) // max(1, self.cells // self.n))
+        count = -(-(hi - lo) // max(LEAST_KEYS, self.cells // self.n))
         width = -(-(hi - lo) // count)
         return [slice(j, min(j + width, hi)) for j in range(lo, hi, width)]
 
