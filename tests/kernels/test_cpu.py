@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ import interp_kernels as ik
 from interp_kernels.backends import cpu, tiled
 from interp_kernels.backends.cpu import passes
 from interp_kernels.backends.cpu.mapping import MapSweeps
+from interp_kernels.backends.cpu.program import program
+from interp_kernels.backends.cpu.rows import RowPass, Rows, row_blocks
 from interp_kernels.backends.cpu.threads import share_out
 from tests.kernels.test_adversarial import normal
 
@@ -63,6 +66,21 @@ def test_results_are_the_same_bits_with_any_number_of_workers_and_run_after_run(
         for name, value in values(attended()).items():
             assert torch.equal(value, expected[name]), f"{name} with {count} workers"
         assert torch.get_num_threads() == count
+
+
+def test_a_worker_may_take_blocks_of_other_heads_and_rows_in_any_order() -> None:
+    """Two heads of 64 rows and one of 128 are tiles of one size, and not of one shape."""
+    x = normal(1, 3, 192, 8)
+    whole = ik.attend(x, x, x, backend="cpu")
+    ops, told = whole.map.operands, program(whole.map.operands, ())
+    found = list(row_blocks(ops, 2 * 128 * 192))
+    assert [block.shape for block in found] == [(1, 2, 64), (1, 2, 128), (1, 1, 64), (1, 1, 128)]
+    for order in itertools.permutations(found):
+        rows = Rows.empty(ops, told)
+        worker = RowPass(ops, told, rows, 2 * 128 * 192)
+        for block in order:
+            worker(block)
+        torch.testing.assert_close(rows.output, whole.output)
 
 
 @pytest.mark.usefixtures("threads")
@@ -124,6 +142,8 @@ def test_a_forked_process_has_workers_of_its_own() -> None:
     """Tasks of plain Python: torch's own parallel operations hang in a forked process, whatever is done here."""
     program = """
 import os, torch
+from interp_kernels.backends.cpu.program import program
+from interp_kernels.backends.cpu.rows import RowPass, Rows, row_blocks
 from interp_kernels.backends.cpu.threads import share_out
 torch.set_num_threads(2)
 share_out(range(10), lambda: str)
@@ -147,6 +167,24 @@ def test_heads_may_lie_behind_positions_in_memory() -> None:
     expected = values(attended())
     for name, value in values(ik.attend(*apart, probes=probes(), backend="cpu")).items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_what_is_given_may_ask_for_gradients() -> None:
+    """Of a model in training mode the sinks are parameters; weights may come from anywhere."""
+
+    def asking(*shape: int) -> torch.Tensor:
+        return normal(*shape).requires_grad_()
+
+    x, y = asking(1, 2, T, 8), normal(1, 2, T, 8)
+    given = (ik.KeyMass(asking(T, 2)), ik.Received(asking(T)))
+    result = ik.attend(x, y, y, sinks=asking(2), probes=given, backend="cpu")
+    assert result.output.requires_grad
+    assert not any(value.requires_grad for value in result.stats.values())
+    plain = ik.attend(x.detach(), y, y, sinks=normal(2), probes=given, backend="reference")
+    torch.testing.assert_close(result.output.detach(), plain.output)
+    for name, value in plain.stats.items():
+        torch.testing.assert_close(result.stats[name], value.detach())
+    assert torch.equal(result.map.rmatmul(asking(T)), result.map.rmatmul(normal(T)))
 
 
 def test_labels_beyond_32_bits_are_told_apart() -> None:

@@ -31,7 +31,7 @@ class ReceivedColumns:
 
     @classmethod
     def of(cls, probe: P.Received, ops: Operands) -> ReceivedColumns:
-        weights = torch.ones(1, 1, 1) if probe.weights is None else probe.weights.to(torch.float32)
+        weights = torch.ones(1, 1, 1) if probe.weights is None else probe.weights.detach().to(torch.float32)
         weights = weights[:, None] if weights.ndim == 2 else weights
         if probe.queries is not None:
             weights = weights * probe.queries.expand(ops.batch, -1)[:, None]

@@ -43,7 +43,7 @@ class MapSweeps(MapTiles):
 
     def rmatmul(self, w: Tensor) -> Tensor:
         """w [B, Hq, Tq, C] -> [B, Hq, C, Tk]."""
-        sums = [ReceivedColumns(self.operands, column) for column in w.to(torch.float32).unbind(-1)]
+        sums = [ReceivedColumns(self.operands, column) for column in w.detach().to(torch.float32).unbind(-1)]
         column_pass(self.operands, *self._shift_and_factor(), sums, [])
         return torch.stack([x.result() for x in sums], dim=2)
 

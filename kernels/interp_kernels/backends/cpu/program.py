@@ -94,7 +94,7 @@ def _labels(probe: P.LabelMatch, batch: int) -> tuple[Tensor, Tensor]:
 
 def _weights(ops: Operands, masses: list[P.KeyMass]) -> np.ndarray:
     """The columns of all key weights, [n, 1 or B, 1 or Hq, Tk]: shared as far as all of them share."""
-    given = [p.weights.to(torch.float32) for p in masses]
+    given = [p.weights.detach().to(torch.float32) for p in masses]
     given = [w[:, None] if w.ndim == 3 else w[(None,) * (4 - w.ndim)] for w in given]  # [1 or B, 1 or Hq, Tk, C]
     b, h = (max((w.shape[dim] for w in given), default=1) for dim in (0, 1))
     return _stacked([w.expand(b, h, -1, -1).movedim(-1, 0) for w in given], (0, 1, 1, 1), np.float32, torch.cat)

@@ -98,28 +98,23 @@ class Scorer:
         self.by_position = not ops.mask.is_per_batch
         self.is_product = self.by_position and all(x is None for x in added)
         self.held: tuple[slice, slice] | None = None
-        self.n = 0
+        self.pairs = self.n = 0
         self.flat = torch.empty(0)
         self.views: dict[int, tuple[Tensor, np.ndarray]] = {}
 
     def start(self, block: Block) -> None:
-        self.block = block
-        n, self.pairs = (
-            math.prod(block.shape),
-            (block.batch.stop - block.batch.start) * (block.kv.stop - block.kv.start),
-        )
-        if n != self.n:
-            self.n = n
+        ops, self.block = self.ops, block
+        pairs = (block.batch.stop - block.batch.start) * (block.kv.stop - block.kv.start)
+        if (pairs, math.prod(block.shape)) != (self.pairs, self.n):
+            self.pairs, self.n = pairs, math.prod(block.shape)
             self.views.clear()
         if not self.is_product:
             return
         if (block.batch, block.kv) != self.held:
             self.held = (block.batch, block.kv)
-            self.keys = as_float32(self.ops.k[block.batch, block.kv]).transpose(1, 2)
-        self.queries = as_float32(self.ops.q[block.batch, block.head, block.rows]).reshape(
-            self.pairs, -1, self.ops.q.shape[-1]
-        )
-        self.queries = self.queries * self.ops.scale
+            self.keys = as_float32(ops.k[block.batch, block.kv]).transpose(1, 2)
+        queries = as_float32(ops.q[block.batch, block.head, block.rows])
+        self.queries = queries.reshape(pairs, -1, queries.shape[-1]) * ops.scale
 
     def __call__(self, cols: slice) -> tuple[Tensor, np.ndarray]:
         """The tile as [pairs, rows, width] for BLAS and as [n, width] for the sweeps."""
@@ -144,6 +139,10 @@ def as_float32(x: Tensor) -> Tensor:
     return x.to(torch.float32).reshape(-1, *x.shape[2:])
 
 
+def _as_array(sinks: Tensor | None) -> np.ndarray:
+    return np.zeros(0, np.float32) if sinks is None else sinks.detach().to(torch.float32).contiguous().numpy()
+
+
 class RowPass:
     """One worker: its buffers, and how it walks over a block."""
 
@@ -152,7 +151,7 @@ class RowPass:
         self.scorer = Scorer(ops)
         self.held: tuple[slice, slice] | None = None
         self.n = 0
-        self.sinks = np.zeros(0, np.float32) if ops.sinks is None else ops.sinks.to(torch.float32).contiguous().numpy()
+        self.sinks = _as_array(ops.sinks)
         key_position = np.arange(ops.keys if len(program.distance_windows) else 0, dtype=np.float32)
         self.told = (
             ops.mask.is_causal,
