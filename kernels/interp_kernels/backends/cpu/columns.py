@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,51 +102,47 @@ class ColumnPass:
         self.partial = np.empty(TILE_KEYS, dtype=np.float32)
 
     def __call__(self, task: Columns) -> None:
-        heads = (task.batch.stop - task.batch.start) * (task.head.stop - task.head.start)
-        width = task.keys.stop - task.keys.start
-        sums = [torch.zeros(heads, width) for _ in self.received]
-        seen = [torch.zeros(heads, 0 if p.seen is None else width) for p in self.received]
-        squares = [self._squares(p, task, heads) for p in self.pooled]
-        counts = [torch.zeros_like(x, dtype=torch.int64) for x in squares]
-        counted = [p.counted[task.batch, task.head].reshape(heads, -1).contiguous().numpy() for p in self.pooled]
-        for block, cols in self._tiles(task):
-            tile = self._probabilities(block, cols)
-            rows = block.shape[2]
-            at = slice(cols.start - task.keys.start, cols.stop - task.keys.start)
-            for probe, total, number in zip(self.received, sums, seen, strict=True):
-                weights = probe.weights[block.batch, block.head, block.rows].reshape(-1).contiguous().numpy()
-                sweeps.column_sweep(tile, rows, weights, False, total[:, at].numpy(), self.partial)
-                if probe.seen is not None:
-                    sweeps.column_sweep(tile, rows, weights, True, number[:, at].numpy(), self.partial)
-            for probe, total, number, which in zip(self.pooled, squares, counts, counted, strict=True):
-                first = cols.start - task.keys.start
-                sweeps.square_sweep(
-                    tile,
-                    rows,
-                    block.rows.start,
-                    first,
-                    which,
-                    probe.block,
-                    probe.largest,
-                    total.numpy(),
-                    number.numpy(),
-                )
+        ops, mask = self.ops, self.ops.mask
         shape = (task.batch.stop - task.batch.start, task.head.stop - task.head.start)
+        heads, width = math.prod(shape), task.keys.stop - task.keys.start
+
+        def of_task(x: Tensor) -> np.ndarray:
+            """x [B, Hq, Tq] -> [heads of the task, Tq]."""
+            return x[task.batch, task.head].reshape(heads, -1).contiguous().numpy()
+
+        shift, factor = of_task(self.shift), of_task(self.factor)
+        weights = [of_task(p.weights) for p in self.received]
+        counted = [of_task(p.counted) for p in self.pooled]
+        sums = [np.zeros((heads, width), np.float32) for _ in self.received]
+        seen = [np.zeros((heads, 0 if p.seen is None else width), np.float32) for p in self.received]
+        squares = [self._squares(p, task, heads) for p in self.pooled]
+        counts = [np.zeros(x.shape, np.int64) for x in squares]
+        for block, cols in self._tiles(task):
+            self.scorer.start(block)
+            _, tile = self.scorer(cols)
+            where, at = place(block, ops, cols.start), cols.start - task.keys.start
+            sweeps.probabilities(tile, shift, factor, where, mask.is_causal, mask.window or 0)
+            for probe, w, total, number in zip(self.received, weights, sums, seen, strict=True):
+                sweeps.column_sweep(tile, where, w, False, total, at, self.partial)
+                if probe.seen is not None:
+                    sweeps.column_sweep(tile, where, w, True, number, at, self.partial)
+            for probe, which, total, number in zip(self.pooled, counted, squares, counts, strict=True):
+                sweeps.square_sweep(tile, where, at, which, probe.block, probe.largest, total, number)
         for probe, total, number in zip(self.received, sums, seen, strict=True):
-            probe.value[task.batch, task.head, task.keys] = total.view(*shape, -1)
+            probe.value[task.batch, task.head, task.keys] = torch.from_numpy(total).view(*shape, -1)
             if probe.seen is not None:
-                probe.seen[task.batch, task.head, task.keys] = number.view(*shape, -1)
+                probe.seen[task.batch, task.head, task.keys] = torch.from_numpy(number).view(*shape, -1)
         for probe, total, number in zip(self.pooled, squares, counts, strict=True):
             across = slice(task.keys.start // probe.block, -(-task.keys.stop // probe.block))
-            probe.value[task.batch, task.head, :, across] = total.view(*shape, *total.shape[1:])
+            probe.value[task.batch, task.head, :, across] = torch.from_numpy(total).view(*shape, *total.shape[1:])
             if not probe.largest:
-                probe.cells[task.batch, task.head, :, across] = number.view(*shape, *number.shape[1:])
+                probe.cells[task.batch, task.head, :, across] = torch.from_numpy(number).view(*shape, *total.shape[1:])
 
-    def _squares(self, probe: PooledColumns, task: Columns, heads: int) -> Tensor:
+    def _squares(self, probe: PooledColumns, task: Columns, heads: int) -> np.ndarray:
         across = -(-task.keys.stop // probe.block) - task.keys.start // probe.block
-        return torch.zeros(heads, probe.value.shape[2], across)
+        return np.zeros((heads, probe.value.shape[2], across), np.float32)
 
-    def _tiles(self, task: Columns):
+    def _tiles(self, task: Columns) -> Iterator[tuple[Block, slice]]:
         """Blocks of rows, first rows first, with the keys of the task that any of their queries sees."""
         ops = self.ops
         pairs = (task.batch.stop - task.batch.start) * (task.kv.stop - task.kv.start)
@@ -158,15 +154,6 @@ class ColumnPass:
             lo, hi = max(lo, task.keys.start), min(hi, task.keys.stop)
             for j in range(lo, hi, width):
                 yield block, slice(j, min(j + width, hi))
-
-    def _probabilities(self, block: Block, cols: slice) -> np.ndarray:
-        self.scorer.start(block)
-        (_, tile), mask = self.scorer(cols), self.ops.mask
-        here = (block.batch, block.head, block.rows)
-        shift, factor = (x[here].reshape(-1).contiguous().numpy() for x in (self.shift, self.factor))
-        where = place(block, self.ops, cols.start)
-        sweeps.probabilities(tile, shift, factor, where, mask.is_causal, mask.window or 0)
-        return tile
 
 
 def column_pass(

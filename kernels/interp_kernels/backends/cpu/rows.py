@@ -87,7 +87,7 @@ def place(block: Block, ops: Operands, first_key: int) -> np.ndarray:
 class Scorer:
     """Scores of the tiles of one block of rows, written into one buffer that it keeps from tile to tile.
 
-    Where a score is a scaled product alone, the block's queries are scaled once and a tile is one call of BLAS. Else it
+    Where a score is a scaled product alone, a head's queries are scaled once and a tile is one call of BLAS. Else it
     is ``tiles.scores``. Keys that positions hide are left to the sweeps, all others are hidden here. What a tile needs
     is prepared for the block: every small call inside a tile makes the workers wait for one another's hold on Python.
     """
@@ -113,8 +113,9 @@ class Scorer:
         if (block.batch, block.kv) != self.held:
             self.held = (block.batch, block.kv)
             self.keys = as_float32(ops.k[block.batch, block.kv]).transpose(1, 2)
-        queries = as_float32(ops.q[block.batch, block.head, block.rows])
-        self.queries = queries.reshape(pairs, -1, queries.shape[-1]) * ops.scale
+            queries = ops.q[block.batch, block.head].to(torch.float32) * ops.scale
+            self.queries = queries.reshape(pairs, ops.group, *queries.shape[2:])
+        self.q = self.queries[:, :, block.rows].reshape(pairs, -1, self.queries.shape[-1])
 
     def __call__(self, cols: slice) -> tuple[Tensor, np.ndarray]:
         """The tile as [pairs, rows, width] for BLAS and as [n, width] for the sweeps."""
@@ -127,7 +128,7 @@ class Scorer:
             tile = self.flat[: self.n * width].view(self.pairs, -1, width)
             views = self.views[width] = tile, tile.view(self.n, width).numpy()
         if self.is_product:
-            torch.bmm(self.queries, self.keys[:, :, cols], out=views[0])
+            torch.bmm(self.q, self.keys[:, :, cols], out=views[0])
         else:
             hide = not self.by_position
             scores(self.ops, block.batch, block.kv, block.rows, cols, out=views[0].view(-1), hide=hide)

@@ -382,18 +382,21 @@ def _scaled_exponentials(s, shift, factor):
         s[j] = f32(-0.0) if s[j] <= HIDDEN else p
 
 
-@compiled("void(float32[:, ::1], float32[::1], float32[::1], int64[::1], boolean, int64)")
+@compiled("void(float32[:, ::1], float32[:, ::1], float32[:, ::1], int64[::1], boolean, int64)")
 def probabilities(tile, shift, factor, place, causal, window):
-    """Turn a tile of scores into factor exp(s - shift), row by row; hidden cells become -0.0, which no sum notices."""
+    """Turn a tile of scores into factor exp(s - shift), row by row; hidden cells become -0.0, which no sum notices.
+
+    shift, factor [heads, Tq]: of the heads of the tile, sequence after sequence.
+    """
     _whole_vectors()
     _, _, _, rows, first_row, offset, first = place
     n, width = tile.shape
     for r in range(n):
-        row = tile[r]
-        lo, hi = _span(first_row + r % rows + offset, first, width, causal, window)
+        h, query, row = r // rows, first_row + r % rows, tile[r]
+        lo, hi = _span(query + offset, first, width, causal, window)
         row[:lo] = f32(-0.0)
         row[hi:] = f32(-0.0)
-        _scaled_exponentials(row[lo:hi], shift[r], factor[r])
+        _scaled_exponentials(row[lo:hi], shift[h, query], factor[h, query])
 
 
 @njit(error_model="numpy", _nrt=False)
@@ -410,25 +413,27 @@ def _add_visible(total, p, weight):
         total[j] += f32(0.0) if _as_int(p[j]) == NEGATIVE_ZERO else weight
 
 
-@compiled("void(float32[:, ::1], int64, float32[::1], boolean, float32[:, :], float32[::1])")
-def column_sweep(tile, rows, weights, count, columns, partial):
-    """columns[h, j] += sum over the head's rows of w_i P_ij, or of w_i where the cell is visible.
+@compiled("void(float32[:, ::1], int64[::1], float32[:, ::1], boolean, float32[:, ::1], int64, float32[::1])")
+def column_sweep(tile, place, weights, count, columns, at, partial):
+    """columns[h, at + j] += sum over the tile's rows of w_i P_ij, or of w_i where the cell is visible.
 
-    tile [heads x rows, C] from ``probabilities``; weights [heads x rows]; columns [heads, C]; partial [>= C], scratch.
+    tile [heads x rows, C] from ``probabilities``; weights [heads, Tq]; partial [>= C] is scratch.
     A tile is summed by itself first: of many rows, each adds little to what is there.
     """
     _whole_vectors()
+    rows, first_row = place[3], place[4]
     n, width = tile.shape
     partial = partial[:width]
     for h in range(n // rows):
         partial[:] = f32(0.0)
-        for r in range(h * rows, (h + 1) * rows):
+        for i in range(rows):
+            weight = weights[h, first_row + i]
             if count:
-                _add_visible(partial, tile[r], weights[r])
+                _add_visible(partial, tile[h * rows + i], weight)
             else:
-                _add(partial, tile[r], weights[r])
+                _add(partial, tile[h * rows + i], weight)
         for j in range(width):
-            columns[h, j] += partial[j]
+            columns[h, at + j] += partial[j]
 
 
 @njit(fastmath=SUMS, error_model="numpy", _nrt=False)
@@ -441,15 +446,16 @@ def _count_visible(p):
 
 
 @compiled(
-    "void(float32[:, ::1], int64, int64, int64, boolean[:, ::1], int64, boolean, float32[:, :, ::1], int64[:, :, ::1])"
+    "void(float32[:, ::1], int64[::1], int64, boolean[:, ::1], int64, boolean, float32[:, :, ::1], int64[:, :, ::1])"
 )
-def square_sweep(tile, rows, first_row, first, counted, block, largest, squares, cells):
+def square_sweep(tile, place, at, counted, block, largest, squares, cells):
     """Pool a tile from ``probabilities`` into squares [heads, rows of squares, columns of squares].
 
-    largest: keep the maximum; else sums, with the number of visible cells in ``cells``.
-    counted [heads, Tq]: the rows that count. Squares are counted from query 0 and key 0.
+    at: the tile's first key, counted from where the first column of squares begins. largest: keep the maximum; else sums,
+    with the number of visible cells in ``cells``. counted [heads, Tq]: the rows that count.
     """
     _whole_vectors()
+    rows, first_row = place[3], place[4]
     n, width = tile.shape
     for r in range(n):
         h, query = r // rows, first_row + r % rows
@@ -458,8 +464,8 @@ def square_sweep(tile, rows, first_row, first, counted, block, largest, squares,
         p, i = tile[r], query // block
         lo = 0
         while lo < width:
-            j = (first + lo) // block
-            hi = min(width, (j + 1) * block - first)
+            j = (at + lo) // block
+            hi = min(width, (j + 1) * block - at)
             if largest:
                 squares[h, i, j] = _larger(squares[h, i, j], _largest(p[lo:hi]))
             else:
