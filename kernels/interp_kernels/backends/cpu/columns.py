@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp_kernels import probes as P
 from interp_kernels.backends.cpu import sweeps
-from interp_kernels.backends.cpu.rows import TILE_CELLS, Scorer, place, row_blocks
+from interp_kernels.backends.cpu.rows import LEAST_KEYS, TILE_CELLS, Scorer, place, row_blocks
 from interp_kernels.backends.cpu.threads import share_out
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import Block
@@ -72,7 +72,7 @@ class Columns:
 
 def column_tasks(ops: Operands, pooled: Sequence[PooledColumns], cells: int) -> list[Columns]:
     """The map in blocks of keys that cut no square; earlier keys, which more queries see, stand first."""
-    width = max(1, min(TILE_KEYS, cells))
+    width = max(LEAST_KEYS, min(TILE_KEYS, cells))
     if pooled:
         unit = math.lcm(*(p.block for p in pooled))
         width = unit * max(1, width // unit)
@@ -146,7 +146,7 @@ class ColumnPass:
         """Blocks of rows, first rows first, with the keys of the task that any of their queries sees."""
         ops = self.ops
         pairs = (task.batch.stop - task.batch.start) * (task.kv.stop - task.kv.start)
-        width = min(task.keys.stop - task.keys.start, TILE_KEYS, self.cells)
+        width = min(task.keys.stop - task.keys.start, max(LEAST_KEYS, min(TILE_KEYS, self.cells)))
         rows = max(1, min(ops.queries, self.cells // (width * ops.group * pairs)))
         for i in range(0, ops.queries, rows):
             block = Block(batch=task.batch, kv=task.kv, rows=slice(i, min(i + rows, ops.queries)), head=task.head)
