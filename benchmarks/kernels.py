@@ -151,7 +151,7 @@ def _reset_peak(device: str) -> int:
     # What was freed goes back first, or it would hide what is asked for next.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return _status("VmRSS") - _status("RssFile")
 
 
 def _peak(device: str) -> int:
@@ -160,7 +160,7 @@ def _peak(device: str) -> int:
 
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
-    return _status("VmHWM")
+    return _status("VmHWM") - _status("RssFile")  # library pages come as code is used
 
 
 def _status(field: str) -> int:
