@@ -22,6 +22,9 @@ TILE_CELLS = 1 << 19
 LEAST_ROWS, MOST_ROWS = 128, 512
 """Rows of a tile, over the query heads of a KV head. Few cost BLAS more; on a causal map many waste half of a square."""
 
+TORCH_GRAIN = 32767
+"""Elements up to which torch runs an operation in one thread."""
+
 LEAST_KEYS = 64
 """Keys of a tile. A row is summed within its tiles first: key after key, rounding would add up."""
 
@@ -30,12 +33,13 @@ LEAST_KEYS = 64
 class Rows:
     """What the pass leaves behind, complete once every block has been walked.
 
-    output [B, Hq, Tq, Dv]; sums [Program.rows, B, Hq, Tq] over unnormalised weights; exists [offsets, B, Hq, Tq];
-    peak [B, Hq, Tq] or empty; top_scores, top_keys [k, B, Hq, Tq]
+    output [B, Hq, Tq, Dv]; sums [Program.rows, B, Hq, Tq] over unnormalised weights; ends [3, B, Hq, Tq]: 1 / l, ln l and the
+    log-sum-exp; exists [offsets, B, Hq, Tq]; peak [B, Hq, Tq] or empty; top_scores, top_keys [k, B, Hq, Tq]
     """
 
     output: Tensor
     sums: Tensor
+    ends: Tensor
     exists: Tensor
     peak: Tensor
     top_scores: Tensor
@@ -46,13 +50,22 @@ class Rows:
         shape = (ops.batch, ops.heads, ops.queries)
         # NaN first, so that an element that no block wrote shows.
         return cls(
-            output=torch.full((*shape, ops.v.shape[-1]), torch.nan, dtype=ops.v.dtype),
-            sums=torch.full((program.rows, *shape), torch.nan),
-            exists=torch.zeros((len(program.offsets), *shape), dtype=torch.bool),
-            peak=torch.full(shape if program.peak else (0,), -1),
-            top_scores=torch.full((program.top, *shape), torch.nan),
-            top_keys=torch.full((program.top, *shape), -1),
+            output=_filled(torch.nan, *shape, ops.v.shape[-1], dtype=ops.v.dtype),
+            sums=_filled(torch.nan, program.rows, *shape),
+            ends=_filled(torch.nan, 3, *shape),
+            exists=_filled(False, len(program.offsets), *shape, dtype=torch.bool),
+            peak=_filled(-1, *(shape if program.peak else (0,)), dtype=torch.int64),
+            top_scores=_filled(torch.nan, program.top, *shape),
+            top_keys=_filled(-1, program.top, *shape, dtype=torch.int64),
         )
+
+
+def _filled(value: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Piece by piece, each too small for torch to share out: its threads would go on spinning beside the workers."""
+    x = torch.empty(shape, dtype=dtype)
+    for piece in x.view(-1).split(TORCH_GRAIN):
+        piece.fill_(value)
+    return x
 
 
 def row_blocks(ops: Operands, cells: int) -> Iterator[Block]:
@@ -87,9 +100,9 @@ def place(block: Block, ops: Operands, first_key: int) -> np.ndarray:
 class Scorer:
     """Scores of the tiles of one block of rows, written into one buffer that it keeps from tile to tile.
 
-    Where a score is a scaled product alone, a head's queries are scaled once and a tile is one call of BLAS. Else it
-    is ``tiles.scores``. Keys that positions hide are left to the sweeps, all others are hidden here. What a tile needs
-    is prepared for the block: every small call inside a tile makes the workers wait for one another's hold on Python.
+    Where a score is a scaled product alone a tile is one call of BLAS, else it is ``tiles.scores``. Keys that positions
+    hide are left to the sweeps, all others are hidden here. What a tile needs is prepared for the block: every small call
+    inside a tile makes the workers wait for one another's hold on Python.
     """
 
     def __init__(self, ops: Operands) -> None:
@@ -98,6 +111,7 @@ class Scorer:
         self.by_position = not ops.mask.is_per_batch
         self.is_product = self.by_position and all(x is None for x in added)
         self.held: tuple[slice, slice] | None = None
+        self.q_kept, self.k_kept = Float32(), Float32()
         self.pairs = self.n = 0
         self.flat = torch.empty(0)
         self.views: dict[int, tuple[Tensor, np.ndarray]] = {}
@@ -112,9 +126,9 @@ class Scorer:
             return
         if (block.batch, block.kv) != self.held:
             self.held = (block.batch, block.kv)
-            self.keys = as_float32(ops.k[block.batch, block.kv]).transpose(1, 2)
-            queries = ops.q[block.batch, block.head].to(torch.float32) * ops.scale
-            self.queries = queries.reshape(pairs, ops.group, *queries.shape[2:])
+            self.keys = self.k_kept.of(ops.k[block.batch, block.kv]).transpose(1, 2)
+            queries = self.q_kept.of(ops.q[block.batch, block.head])
+            self.queries = queries.view(pairs, ops.group, *queries.shape[1:])
         self.q = self.queries[:, :, block.rows].reshape(pairs, -1, self.queries.shape[-1])
 
     def __call__(self, cols: slice) -> tuple[Tensor, np.ndarray]:
@@ -128,16 +142,28 @@ class Scorer:
             tile = self.flat[: self.n * width].view(self.pairs, -1, width)
             views = self.views[width] = tile, tile.view(self.n, width).numpy()
         if self.is_product:
-            torch.bmm(self.q, self.keys[:, :, cols], out=views[0])
+            # Scaled as ``tiles.scores`` does it: the lazy map takes its scores from there, the log-sum-exp from here.
+            torch.baddbmm(views[0], self.q, self.keys[:, :, cols], beta=0, alpha=self.ops.scale, out=views[0])
         else:
             hide = not self.by_position
             scores(self.ops, block.batch, block.kv, block.rows, cols, out=views[0].view(-1), hide=hide)
         return views
 
 
-def as_float32(x: Tensor) -> Tensor:
-    """x [b, h, T, D] as float32 [b h, T, D], the same memory where that is possible."""
-    return x.to(torch.float32).reshape(-1, *x.shape[2:])
+class Float32:
+    """Heads in float32, [b h, T, D]: the same memory where that is possible, else copies into memory that is kept."""
+
+    def __init__(self) -> None:
+        self.kept = torch.empty(0)
+
+    def of(self, x: Tensor) -> Tensor:
+        """x [b, h, T, D]."""
+        b, h, t, d = x.shape
+        if x.dtype == torch.float32:
+            return x.reshape(b * h, t, d)
+        if self.kept.numel() < x.numel():
+            self.kept = torch.empty(x.numel())
+        return self.kept[: x.numel()].view(x.shape).copy_(x).view(b * h, t, d)
 
 
 def _as_array(sinks: Tensor | None) -> np.ndarray:
@@ -150,6 +176,7 @@ class RowPass:
     def __init__(self, ops: Operands, program: Program, rows: Rows, cells: int) -> None:
         self.ops, self.program, self.rows, self.cells = ops, program, rows, cells
         self.scorer = Scorer(ops)
+        self.v_kept = Float32()
         self.held: tuple[slice, slice] | None = None
         self.n = 0
         self.sinks = _as_array(ops.sinks)
@@ -177,12 +204,13 @@ class RowPass:
             where[-1] = cols.start
             sweeps.row_sweep(tile, self.arrays[0], self.arrays[1], where, *self.told, *self.arrays[2:])
             by_pair.baddbmm_(weights, self.values[:, cols])
-        sweeps.close_rows(self.arrays[0], self.arrays[1], self.sinks, where)
+        sweeps.close_rows(self.arrays[0], self.arrays[1], self.ends.numpy(), self.sinks, where)
 
         rows = self.rows
         here = (block.batch, block.head, block.rows)
         rows.output[here] = self.output.view(*block.shape, -1)
         rows.sums[:, *here] = self.state.view(-1, *block.shape)
+        rows.ends[:, *here] = self.ends.view(-1, *block.shape)
         if program.peak:
             rows.peak[here] = self.peak.view(block.shape)
         if len(program.offsets):
@@ -199,6 +227,7 @@ class RowPass:
             self.n = n
             self.output = torch.empty(n, self.ops.v.shape[-1])
             self.state = torch.empty(program.rows, n)
+            self.ends = torch.empty(3, n)
             self.exists = torch.empty(len(program.offsets), n, dtype=torch.bool)
             self.peak = torch.empty(n if program.peak else 0, dtype=torch.int64)
             self.top_scores = torch.empty(program.top, n)
@@ -216,7 +245,7 @@ class RowPass:
         self.scorer.start(block)
         if (block.batch, block.kv) != self.held:
             self.held = (block.batch, block.kv)
-            self.values = as_float32(self.ops.v[block.batch, block.kv])
+            self.values = self.v_kept.of(self.ops.v[block.batch, block.kv])
 
     def _key_tiles(self, block: Block) -> list[slice]:
         """The visible keys in as few equal tiles as fit."""

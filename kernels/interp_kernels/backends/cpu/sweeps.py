@@ -349,24 +349,29 @@ def row_sweep(  # noqa: PLR0912, PLR0915 - one sweep: a score is touched while i
             at += 1
 
 
-@compiled("void(float32[:, ::1], float32[:, ::1], float32[::1], int64[::1])")
-def close_rows(output, state, sinks, place):
-    """Divide each row of ``output`` by l, the share of its head's sink included; 0 for a row that sees no key.
+@compiled("void(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1], int64[::1])")
+def close_rows(output, state, ends, sinks, place):
+    """What ``finish.close`` does, for the rows of a block; their output is divided by l.
 
-    sinks [Hq], or [0] where there are none.
+    ends [3, n]: 1 / l, ln l and the log-sum-exp; sinks [Hq], or [0] where there are none.
     """
     _whole_vectors()
     _, heads, head, rows, _, _, _ = place
     for r in range(output.shape[0]):
         m, total = state[0, r], state[1, r]
-        inverse = f32(1.0) / total
+        hidden = m <= HIDDEN
         if sinks.shape[0] > 0:
             sink = sinks[head + (r // rows) % heads]
-            top = max(m, sink)
-            share = np.exp(m - top)
-            inverse = share / (total * share + np.exp(sink - top))
-        if m <= HIDDEN:
-            inverse = f32(0.0)
+            top = _larger(m, sink)
+            share = f32(0.0) if hidden else np.exp(m - top)
+            whole = total * share + np.exp(sink - top)
+            inverse, log_total, lse = share / whole, (top - m) + np.log(whole), top + np.log(whole)
+        else:
+            inverse, log_total = f32(1.0) / total, np.log(total)
+            lse = LOWEST if hidden else m + log_total
+        if hidden:
+            inverse, log_total = f32(0.0), f32(0.0)
+        ends[0, r], ends[1, r], ends[2, r] = inverse, log_total, lse
         for x in range(output.shape[1]):
             output[r, x] *= inverse
 
