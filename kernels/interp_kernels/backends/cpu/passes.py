@@ -37,7 +37,8 @@ def run(
             stats[probe.label] = columns[probe.label]
         else:
             stats |= _row_statistic(probe, told, rows, closing)
-    return rows.output, lse, stats
+    # A copy: the map keeps it, and would keep the row's other ends too.
+    return rows.output, lse.clone(), stats
 
 
 def _row_statistic(probe: P.Probe, told: Program, rows: Rows, closing: Closing) -> dict[str, Tensor]:
