@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import hypothesis
@@ -21,11 +22,11 @@ from torch import Tensor
 
 import interp_kernels as ik
 from interp_kernels.backends import tiled
-from interp_kernels.backends.cpu import passes
 from tests.kernels import on_device
 from tests.kernels.oracle import Map, Sight, attention_map
 
-BACKENDS = ("reference", "cpu", "cpu tiles", "tiled", "tiled tiles")
+IS_COMPILED = find_spec("numba") is not None
+BACKENDS = ("reference", "cpu", *(["cpu tiles"] if IS_COMPILED else []), "tiled", "tiled tiles")
 """What ``Case.attend`` takes, beside "triton"; "tiled" is what serves where nothing is compiled, "tiles" are the smallest."""
 
 EXAMPLES = os.environ.get("INTERP_EXAMPLES")
@@ -91,8 +92,9 @@ class Case:
         if backend in ("reference", "cpu"):
             return attended
         ops, probes = attended.map.operands, self.probes if probes is None else probes
-        # Sums in float64 are never compiled.
-        run = passes.run if backend == "cpu tiles" and ops.compute_dtype == torch.float32 else tiled.run
+        run = tiled.run
+        if backend == "cpu tiles" and ops.compute_dtype == torch.float32:
+            from interp_kernels.backends.cpu.passes import run
         output, lse, stats = run(ops, probes, 1) if backend.endswith("tiles") else run(ops, probes)
         return replace(attended, output=output, lse=lse, stats=stats, map=replace(attended.map, lse=lse))
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+pytest.importorskip("numba", reason="the sweeps are compiled by numba")
+
 import interp_kernels as ik
 from interp_kernels.backends import cpu, tiled
 from interp_kernels.backends.cpu import passes
