@@ -94,7 +94,7 @@ def attend(
 
     A row that sees no key has output 0, log-sum-exp -inf (or its sink), entropy 0 and peak 0 with index -1.
 
-    Gradients flow from the output to those of q, k, v and sinks that ask for one, in O(T) memory with either backend; not
+    Gradients flow from the output to those of q, k, v and sinks that ask for one, in O(T) memory with "cpu" and "triton"; not
     to alibi and bias, and not from the log-sum-exp and the statistics. There are no second derivatives. A row that sees
     no key gives zero gradients.
 

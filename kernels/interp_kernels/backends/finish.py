@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp_kernels.probes import Probe
+from interp_kernels.operands import Operands
+from interp_kernels.probes import Probe, Received
 from interp_kernels.tiles import is_hidden
 
 
@@ -70,3 +71,14 @@ def finished_index(probe: Probe, index: Tensor) -> Tensor:
         return index
     chosen = probe.queries.expand(index.shape[0], -1)[:, None]
     return index.masked_fill(~(chosen[..., None] if index.ndim == 4 else chosen), -1)
+
+
+def query_weights(probe: Received, ops: Operands) -> Tensor:
+    """What each query weighs in ``Received``, [B, Hq, Tq] in the dtype of sums: ``probe.weights``, 0 where it does not count."""
+    weights = torch.ones(1, dtype=ops.compute_dtype, device=ops.q.device)
+    if probe.weights is not None:
+        weights = probe.weights.detach().to(ops.compute_dtype)
+        weights = weights[:, None] if weights.ndim == 2 else weights
+    if probe.queries is not None:
+        weights = weights * probe.queries.expand(ops.batch, -1)[:, None]
+    return weights.expand(ops.batch, ops.heads, ops.queries)

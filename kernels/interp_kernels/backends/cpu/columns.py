@@ -29,14 +29,6 @@ class ReceivedColumns:
         self.value = torch.full((ops.batch, ops.heads, ops.keys), torch.nan)
         self.seen = torch.full_like(self.value, torch.nan) if normalize else None
 
-    @classmethod
-    def of(cls, probe: P.Received, ops: Operands) -> ReceivedColumns:
-        weights = torch.ones(1, 1, 1) if probe.weights is None else probe.weights.detach().to(torch.float32)
-        weights = weights[:, None] if weights.ndim == 2 else weights
-        if probe.queries is not None:
-            weights = weights * probe.queries.expand(ops.batch, -1)[:, None]
-        return cls(ops, weights.expand(ops.batch, ops.heads, ops.queries), probe.normalize)
-
     def result(self) -> Tensor:
         return self.value if self.seen is None else self.value / self.seen
 

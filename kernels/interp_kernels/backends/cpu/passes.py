@@ -9,7 +9,7 @@ from interp_kernels import probes as P
 from interp_kernels.backends.cpu.columns import PooledColumns, ReceivedColumns, column_pass
 from interp_kernels.backends.cpu.program import Program, program
 from interp_kernels.backends.cpu.rows import TILE_CELLS, Rows, row_pass
-from interp_kernels.backends.finish import Closing, finished, finished_index
+from interp_kernels.backends.finish import Closing, finished, finished_index, query_weights
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import is_hidden
 
@@ -25,7 +25,9 @@ def run(
     rows = row_pass(ops, told, tile_cells)
     inverse, log_total, lse = rows.ends
     closing = Closing(inverse, log_total, seen=~is_hidden(rows.sums[0]))
-    received = {p.label: ReceivedColumns.of(p, ops) for p in probes if isinstance(p, P.Received)}
+    received = {
+        p.label: ReceivedColumns(ops, query_weights(p, ops), p.normalize) for p in probes if isinstance(p, P.Received)
+    }
     pooled = {p.label: PooledColumns.of(p, ops) for p in probes if isinstance(p, P.Pooled)}
     if received or pooled:
         sums, squares = list(received.values()), list(pooled.values())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends.finish import Closing
+from interp_kernels.backends.finish import Closing, query_weights
 from interp_kernels.backends.tiled.accumulate import Tile
 from interp_kernels.operands import Operands
 
@@ -31,13 +31,7 @@ class ReceivedSum(ColumnProbe):
 
     def __init__(self, probe: P.Received, ops: Operands) -> None:
         self.probe, self.ops = probe, ops
-        weights = torch.ones(1, 1, ops.queries, dtype=ops.compute_dtype, device=ops.q.device)
-        if probe.weights is not None:
-            given = probe.weights.to(ops.compute_dtype)
-            weights = given[:, None] if given.ndim == 2 else given.expand(1, 1, -1) if given.ndim == 1 else given
-        if probe.queries is not None:
-            weights = weights * probe.queries.expand(ops.batch, -1)[:, None]
-        self.weights = weights.expand(ops.batch, ops.heads, -1)
+        self.weights = query_weights(probe, ops)
         self.value = torch.zeros(ops.batch, ops.heads, ops.keys, dtype=ops.compute_dtype, device=ops.q.device)
         self.seen = torch.zeros_like(self.value) if probe.normalize else None
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from interp_kernels import probes as P
-from interp_kernels.backends.finish import finished, finished_index
+from interp_kernels.backends.finish import finished, finished_index, query_weights
 from interp_kernels.backends.triton.forward import Kept, forward
 from interp_kernels.backends.triton.operands import prepared
 from interp_kernels.backends.triton.rows import RowStatistics
@@ -73,12 +72,6 @@ class _Passes:
 
     def _received(self, probe: P.Received) -> Tensor:
         rows = self.rows
-        weights = torch.ones(1, 1, self.ops.queries, device=rows.shift.device)
-        if probe.weights is not None:
-            given = probe.weights.to(torch.float32)
-            weights = given[:, None] if given.ndim == 2 else given.expand(1, 1, -1) if given.ndim == 1 else given
-        if probe.queries is not None:
-            weights = weights * probe.queries.expand(self.ops.batch, -1)[:, None]
-        weights = weights.expand(1, *rows.shift.shape)
+        weights = query_weights(probe, self.ops)[None]
         sums, seen = column_sums(rows, weights, weights if probe.normalize else None)
         return sums[0] if seen is None else sums[0] / seen[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.device.scores import head_inputs, load_rows, transformed, visible
+from interp_kernels.backends.triton.device.scores import load_rows, rows_of_head, transformed, visible
 
 
 @triton.jit(
@@ -27,24 +27,18 @@ def cells_kernel(
     high = tl.cdiv(chosen_rows, BLOCK_M)
     unit = tl.program_id(0) // (wide * high)
     place = tl.program_id(0) % (wide * high)
-    batch = (unit // heads).to(tl.int64)
-    head = unit % heads
-    kv = (head // group).to(tl.int64)
     n = place // wide * BLOCK_M + tl.arange(0, BLOCK_M)
     valid = n < chosen_rows
     row = tl.load(row_ptr + n, mask=valid, other=0)
     column = place % wide * BLOCK_N + tl.arange(0, BLOCK_N)
     j = first_column + column
     inside = column < columns
-    i = row + offset
-    q = load_rows(q_ptr + batch * q_b + head.to(tl.int64) * q_h, q_t, row.to(tl.int64), valid, D, D_PAD)
-    if NEGATIVE:
-        q = -q
-    k = load_rows(k_ptr + batch * k_b + kv * k_h, k_t, j.to(tl.int64), inside, D, D_PAD)
-    keep_here, document_here, document_i, slope, bias_here = head_inputs(
-        batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
-        KEEP, DOCUMENTS, ALIBI, BIAS,
+    i, q, k_here, keep_here, document_here, document_i, slope, bias_here = rows_of_head(
+        unit, row, valid, offset, heads, group, keys, q_ptr, q_b, q_h, q_t, k_ptr, k_b, k_h,
+        keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
+        D, D_PAD, KEEP, DOCUMENTS, ALIBI, BIAS, NEGATIVE,
     )  # fmt: skip
+    k = load_rows(k_here, k_t, j.to(tl.int64), inside, D, D_PAD)
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     s = transformed(
         s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j, queries, keys,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.device.scores import head_inputs, key_span, load_rows, open_span, tile_scores
+from interp_kernels.backends.triton.device.scores import key_span, open_span, rows_of_head, tile_scores
 
 
 @triton.jit(do_not_specialize=["heads", "group", "queries", "keys", "offset", "window", "document_b"])
@@ -28,21 +28,14 @@ def largest_kernel(
     blocks = tl.cdiv(queries, BLOCK_M)
     unit = tl.program_id(0) // blocks
     block = blocks - 1 - tl.program_id(0) % blocks
-    batch = (unit // heads).to(tl.int64)
-    head = unit % heads
-    kv = (head // group).to(tl.int64)
     row = block * BLOCK_M + tl.arange(0, BLOCK_M)
     valid = row < queries
-    i = row + offset
     first = offset + block * BLOCK_M
     last = offset + tl.minimum(block * BLOCK_M + BLOCK_M, queries) - 1
-    q = load_rows(q_ptr + batch * q_b + head.to(tl.int64) * q_h, q_t, row.to(tl.int64), valid, D, D_PAD)
-    if NEGATIVE:
-        q = -q
-    k_here = k_ptr + batch * k_b + kv * k_h
-    keep_here, document_here, document_i, slope, bias_here = head_inputs(
-        batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
-        KEEP, DOCUMENTS, ALIBI, BIAS,
+    i, q, k_here, keep_here, document_here, document_i, slope, bias_here = rows_of_head(
+        unit, row, valid, offset, heads, group, keys, q_ptr, q_b, q_h, q_t, k_ptr, k_b, k_h,
+        keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
+        D, D_PAD, KEEP, DOCUMENTS, ALIBI, BIAS, NEGATIVE,
     )  # fmt: skip
     lo, hi = key_span(first, last, keys, window, CAUSAL, WINDOW)
     open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.device.scores import head_inputs, load_rows, transformed, visible
+from interp_kernels.backends.triton.device.scores import load_rows, rows_of_head, transformed, visible
 
 
 @triton.jit(do_not_specialize=["heads", "group", "queries", "keys", "offset", "window", "document_b", "offsets"])
@@ -26,19 +26,12 @@ def pairs_kernel(
     """value [B, Hq, Tq, offsets] and whether the pair exists and is visible, for the distances d at offsets_ptr."""
     blocks = tl.cdiv(queries, BLOCK_M)
     unit = tl.program_id(0) // blocks
-    batch = (unit // heads).to(tl.int64)
-    head = unit % heads
-    kv = (head // group).to(tl.int64)
     row = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     valid = row < queries
-    i = row + offset
-    q = load_rows(q_ptr + batch * q_b + head.to(tl.int64) * q_h, q_t, row.to(tl.int64), valid, D, D_PAD)
-    if NEGATIVE:
-        q = -q
-    k_here = k_ptr + batch * k_b + kv * k_h
-    keep_here, document_here, document_i, slope, bias_here = head_inputs(
-        batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
-        KEEP, DOCUMENTS, ALIBI, BIAS,
+    i, q, k_here, keep_here, document_here, document_i, slope, bias_here = rows_of_head(
+        unit, row, valid, offset, heads, group, keys, q_ptr, q_b, q_h, q_t, k_ptr, k_b, k_h,
+        keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
+        D, D_PAD, KEEP, DOCUMENTS, ALIBI, BIAS, NEGATIVE,
     )  # fmt: skip
     at = unit.to(tl.int64) * queries + row
     shift = tl.load(shift_ptr + at, mask=valid, other=0.0)

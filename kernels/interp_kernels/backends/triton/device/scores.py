@@ -138,6 +138,32 @@ def head_inputs(
 
 
 @triton.jit
+def rows_of_head(
+    unit, row, valid, offset, heads, group, keys, q_ptr, q_b, q_h, q_t, k_ptr, k_b, k_h,
+    keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
+    D: tl.constexpr, D_PAD: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr,
+    BIAS: tl.constexpr, NEGATIVE: tl.constexpr,
+):  # fmt: skip
+    """What a block of rows of one head works on; unit = sequence x heads + head, row [M] the query indices.
+
+    Positions [M]; q [M, D_PAD], negated for a negative scale; where the head's keys begin; and ``head_inputs``.
+    """
+    batch = (unit // heads).to(tl.int64)
+    head = unit % heads
+    kv = (head // group).to(tl.int64)
+    i = row + offset
+    q = load_rows(q_ptr + batch * q_b + head.to(tl.int64) * q_h, q_t, row.to(tl.int64), valid, D, D_PAD)
+    if NEGATIVE:
+        q = -q
+    k_here = k_ptr + batch * k_b + kv * k_h
+    keep_here, document_here, document_i, slope, bias_here = head_inputs(
+        batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
+        KEEP, DOCUMENTS, ALIBI, BIAS,
+    )  # fmt: skip
+    return i, q, k_here, keep_here, document_here, document_i, slope, bias_here
+
+
+@triton.jit
 def key_span(first, last, keys, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
     """[lo, hi): outside of these keys the queries at positions first..last see nothing. ``Mask.key_span``."""
     lo = 0 * first
