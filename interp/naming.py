@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -17,3 +17,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def head_name(layer: int, head: int) -> str:
     """ "L5H1": layer 5, query head 1, both counted from 0."""
     return f"L{layer}H{head}"
+
+
+def named_layers(layers: Sequence[int | str]) -> str:
+    """ "0 to 5", or all of them where they are not numbered without gaps."""
+    if list(layers) == list(range(len(layers))):
+        return f"0 to {len(layers) - 1}"
+    return ", ".join(str(layer) for layer in layers)

@@ -15,6 +15,7 @@ from interp.heads.registry import chosen
 from interp.heads.samples import Samples, Sequences, Source
 from interp.models.hooked import HookedModel
 from interp.models.inputs import Batch, tokenise
+from interp.naming import named_layers
 from interp.scores import HeadScores, Measured
 from interp_kernels import Mask, Probe, attend
 
@@ -56,6 +57,7 @@ def scan(
         RunError: the model's activations hold NaN.
     """
     check_options(text, window, samples, seed)
+    _check_readable(model)
     names = [detectors] if isinstance(detectors, str) else list(detectors)
     wanted, left_out = _fitting(model, names, text, window)
     source = _source(model, text, window, samples, seed, beyond_context)
@@ -81,7 +83,7 @@ def scan(
         "seed": seed,
         "beyond_context": _is_beyond(model, made.values()),
     }
-    return HeadScores.from_samples(measured, wanted, settings | {"model": model.facts()})
+    return HeadScores.from_samples(measured, wanted, model.layers, settings | {"model": model.facts()})
 
 
 def check_options(text: str | None, window: int | None, samples: int, seed: int) -> None:
@@ -98,6 +100,14 @@ def check_options(text: str | None, window: int | None, samples: int, seed: int)
         raise InputError(f"samples: expected an integer of at least 1, got {samples!r}")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise InputError(f"seed: expected an integer from 0 to 2**32 - 1, got {seed!r}")
+
+
+def _check_readable(model: HookedModel) -> None:
+    if model.shape.vocabulary == 0 or not all(isinstance(layer, int) for layer in model.layers):
+        raise InputError(
+            f"scan runs detectors on token ids through one stack of layers, and {model.name} is not made so (its layers: "
+            f"{named_layers(model.layers)}); use HookedModel.capture with probes"
+        )
 
 
 def _fitting(

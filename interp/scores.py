@@ -61,9 +61,13 @@ class HeadScores:
 
     @classmethod
     def from_samples(
-        cls, measured: Mapping[str, Measured], detectors: Sequence[Detector], settings: Mapping[str, Any]
+        cls,
+        measured: Mapping[str, Measured],
+        detectors: Sequence[Detector],
+        layers: Sequence[int | str],
+        settings: Mapping[str, Any],
     ) -> HeadScores:
-        """Means, standard errors (of the mean over samples) and shares above the threshold."""
+        """Of the layers of these numbers: means, standard errors (of the mean over samples) and shares above the threshold."""
         parts = []
         for detector in detectors:
             scores = torch.cat(measured[detector.name].scores).numpy()  # [S, L, H]
@@ -71,10 +75,10 @@ class HeadScores:
             # A sample on which the score is not defined (no earlier copy in that window) is left out everywhere.
             valid = ~np.isnan(scores[:, 0, 0])
             scores, chance = scores[valid], chance[valid]
-            count, layers, heads = scores.shape
+            count, _, heads = scores.shape
             mean = scores.mean(axis=0)
             error = scores.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.full_like(mean, np.nan)
-            layer, head = np.meshgrid(np.arange(layers), np.arange(heads), indexing="ij")
+            layer, head = np.meshgrid(np.array(layers), np.arange(heads), indexing="ij")
             parts.append(
                 pd.DataFrame(
                     {

@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +20,63 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from interp.errors import InputError, RunError
+from interp.models.call import AttentionCall
+from interp.models.layers import AttentionLayer, LayerKey, LayersOf
 from interp.models.visibility import attention_visibility
-from interp_kernels import Attended, Mask, Probe, attend
+from interp_kernels import Attended, Mask, Probe
 
 IMPLEMENTATION = "interp"
 """Name of our attention function in transformers' registry."""
+
+
+class Edit(Protocol):
+    """A change of the attention while it runs: of what goes into a call, of what comes out of it, or of both."""
+
+    def operands(self, call: AttentionCall) -> AttentionCall:
+        """The call to make in its place."""
+        ...
+
+    def output(self, call: AttentionCall, output: Tensor) -> Tensor:
+        """The heads' outputs [B, Hq, Tq, Dv] to hand to the model in place of ``output``."""
+        ...
 
 
 @dataclass
 class Recording:
     """What one hooked run asks for and what each layer answers.
 
-    probes_of: layer -> the probes to measure there (empty: attention only)
-    record: called with (layer, what ``attend`` returned, the mask) for every attention call, in order
+    layers: the model's attention modules and the layers that they serve
+    probes_of: call -> the probes to measure in it (empty: attention only)
+    record: called with each call, as edited, and what ``attend`` returned for it, in order
+    edits: what is changed on the way, one after another
+    seen: the layers that attended, in order
     """
 
-    probes_of: Callable[[int], Sequence[Probe]]
-    record: Callable[[int, Attended, Mask], None]
-    layers_seen: list[int] = field(default_factory=list)
+    layers: LayersOf
+    probes_of: Callable[[AttentionCall], Sequence[Probe]]
+    record: Callable[[AttentionCall, Attended], None]
+    edits: Sequence[Edit] = ()
+    seen: list[LayerKey] = field(default_factory=list)
+
+    def layer_of(self, module: nn.Module) -> AttentionLayer:
+        """The layer whose turn it is in ``module``.
+
+        Raises:
+            InputError: the module was not in the model when it was loaded.
+            RunError: it attends more often than it has layers.
+        """
+        if module not in self.layers:
+            raise InputError(
+                f"{type(module).__name__} was not part of the model when it was loaded; load the changed model again"
+            )
+        served = self.layers[module]
+        for layer in served:
+            if layer.key not in self.seen:
+                return layer
+        raise RunError(
+            f"layer {served[-1].key} ran its attention twice in one forward run; this architecture is not supported for "
+            "capture yet"
+        )
 
 
 class _Current(threading.local):
@@ -74,58 +113,65 @@ def attention_forward(
             f"the model's attention is set to {IMPLEMENTATION!r} outside of a capture; "
             "use HookedModel.capture, or model.set_attn_implementation('sdpa') to give it its own back"
         )
-    layer = getattr(module, "layer_idx", None)
-    if layer is None:
-        raise InputError(
-            f"{type(module).__name__} does not say which layer it is (no layer_idx); it cannot be captured"
-        )
+    layer = recording.layer_of(module)
     if dropout:
-        raise InputError(f"layer {layer}: attention dropout {dropout} is on; call model.eval() first")
-    for name, x in (("queries", query), ("keys", key), ("values", value)):
-        _check_finite(x, f"layer {layer}", f"{name} that enter its attention", recording)
+        raise InputError(f"layer {layer.key}: attention dropout {dropout} is on; call model.eval() first")
     mask = _mask_of(module, layer, query, key, attention_mask, is_causal)
-    attended = attend(
-        query,
-        key,
-        value,
-        mask=mask,
-        scale=scaling,
-        softcap=softcap,
-        sinks=s_aux,
-        bias=position_bias,
-        probes=recording.probes_of(layer),
+    call = AttentionCall(
+        layer, query, key, value, mask, scale=scaling, softcap=softcap, sinks=s_aux, bias=position_bias
     )
-    _check_finite(attended.output, f"layer {layer}", "output of its attention", recording)
-    recording.layers_seen.append(layer)
-    recording.record(layer, attended, mask)
-    return attended.output.transpose(1, 2).contiguous(), None
+    return watched(call, recording).transpose(1, 2).contiguous(), None
 
 
-def _check_finite(x: Tensor, where: str, what: str, recording: Recording) -> None:
+def watched(call: AttentionCall, recording: Recording) -> Tensor:
+    """Run one call as ``recording`` asks: edited, measured and reported. Returns the heads' outputs [B, Hq, Tq, Dv].
+
+    Raises:
+        RunError: NaN or infinity in what goes in or comes out.
+    """
+    for name, x in (("queries", call.q), ("keys", call.k), ("values", call.v)):
+        _check_finite(x, call.layer, f"{name} that enter its attention", recording)
+    for edit in recording.edits:
+        call = edit.operands(call)
+    attended = call.attend(recording.probes_of(call))
+    _check_finite(attended.output, call.layer, "output of its attention", recording)
+    for edit in recording.edits:
+        attended = replace(attended, output=edit.output(call, attended.output))
+    recording.seen.append(call.layer.key)
+    recording.record(call, attended)
+    return attended.output
+
+
+def _check_finite(x: Tensor, layer: AttentionLayer, what: str, recording: Recording) -> None:
     # A branch on the values would break the graph of torch.compile.
     if torch.compiler.is_compiling() or bool(torch.isfinite(x).all()):
         return
     kind = "NaN" if bool(torch.isnan(x).any()) else "infinity"
-    since = f", while that of layer {recording.layers_seen[-1]} was still finite" if recording.layers_seen else ""
+    since = f", while that of layer {recording.seen[-1]} was still finite" if recording.seen else ""
     raise RunError(
-        f"{where}: {kind} in the {what}{since}; the model's activations broke down "
+        f"layer {layer.key}: {kind} in the {what}{since}; the model's activations broke down "
         f"(check the weights in between, and whether {x.dtype} is wide enough)"
     )
 
 
 def _mask_of(
-    module: nn.Module, layer: int, query: Tensor, key: Tensor, given: Mask | Tensor | None, is_causal: bool | None
+    module: nn.Module,
+    layer: AttentionLayer,
+    query: Tensor,
+    key: Tensor,
+    given: Mask | Tensor | None,
+    is_causal: bool | None,
 ) -> Mask:
     if isinstance(given, Mask):
         return given
     if given is not None:
         raise InputError(
-            f"layer {layer}: the model was given a ready-made attention mask of shape {list(given.shape)}; "
+            f"layer {layer.key}: the model was given a ready-made attention mask of shape {list(given.shape)}; "
             "give token ids with 0/1 padding instead, so that no T x T mask is built"
         )
     # Without a mask the library's fused path goes by this attribute, and lets a single query see everything.
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    return Mask.causal() if causal and query.shape[2] > 1 else Mask.full()
+    return Mask.causal() if causal and query.shape[2] > 1 and layer.stack != "cross" else Mask.full()
 
 
 AttentionInterface.register(IMPLEMENTATION, attention_forward)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,19 @@ from torch import Tensor
 
 import interp_kernels
 from interp.errors import InputError, RunError
-from interp.models.attention import Recording, hooked
+from interp.models.attention import Recording
+from interp.models.call import AttentionCall
 from interp.models.capture import Capture
+from interp.models.host import Host
 from interp.models.inputs import Batch, Inputs, to_batch
-from interp.models.shape import ModelShape, model_shape
-from interp.naming import nearest
+from interp.models.layers import LayerKey
+from interp.models.shape import ModelShape
+from interp.naming import named_layers, nearest
 from interp.versions import versions
 from interp_kernels import AttentionMap, Probe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from interp_kernels.api import Attended
     from interp_kernels.mask import Mask
@@ -37,28 +40,38 @@ PLAIN_PROBES: dict[str, type[Probe]] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HookedModel:
-    """A transformers model whose attention runs through ``interp_kernels.attend`` while it is captured.
+    """A model whose attention runs through ``interp_kernels.attend`` while it is captured.
 
     The model is not changed: outside of ``capture`` and ``maps`` it has its own attention. Build one with ``interp.load``.
     """
 
-    model: PreTrainedModel
+    host: Host
     tokenizer: PreTrainedTokenizerBase | None
     name: str
     revision: str | None = None
 
     @property
+    def model(self) -> Any:
+        """The model itself, as transformers made it."""
+        return self.host.model
+
+    @property
     def shape(self) -> ModelShape:
         """Layers, heads, widths, context and vocabulary."""
-        return model_shape(self.model)
+        return self.host.shape
+
+    @property
+    def layers(self) -> tuple[LayerKey, ...]:
+        """The layers that attend: ints, or "encoder.3" and the like; see ``interp.models.layers``."""
+        return tuple(layer.key for served in self.host.layers.values() for layer in served)
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.host.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        return self.host.dtype
 
     def __repr__(self) -> str:
         s = self.shape
@@ -67,10 +80,11 @@ class HookedModel:
             f"heads, context {s.context}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
 
-    def __call__(self, inputs: Inputs) -> Any:
+    def __call__(self, inputs: Inputs | Batch) -> Any:
         """The model's own output on ``inputs``, through its own attention, as transformers returns it."""
-        batch = self.batch(inputs)
-        return self.model(input_ids=batch.ids, attention_mask=batch.keep.long(), use_cache=False)
+        batch = inputs if isinstance(inputs, Batch) else self.batch(inputs)
+        options = {"use_cache": False} if hasattr(self.host.config, "use_cache") else {}
+        return self.model(**batch.arguments, **options)
 
     def batch(self, inputs: Inputs, *, beyond_context: bool = False) -> Batch:
         """Token ids of ``inputs``, padded on the right; see ``interp.models.inputs``.
@@ -79,7 +93,7 @@ class HookedModel:
             InputError: nothing or something unusable was given, or it is longer than the model's context.
         """
         batch = to_batch(inputs, self.tokenizer, self.shape.vocabulary, self.device)
-        self.check_length(batch.ids.shape[1], beyond_context=beyond_context)
+        self.check_length(batch.tokens, beyond_context=beyond_context)
         return batch
 
     def check_length(self, tokens: int, *, beyond_context: bool) -> None:
@@ -99,7 +113,7 @@ class HookedModel:
         self,
         inputs: Inputs | Batch,
         probes: Sequence[Probe | str] = ("entropy", "peak"),
-        layers: Iterable[int] | None = None,
+        layers: Iterable[LayerKey] | None = None,
         *,
         logits: bool = False,
         beyond_context: bool = False,
@@ -110,9 +124,10 @@ class HookedModel:
         NaN without reduction, and left out of averages and column sums.
 
         Args:
-            inputs: a text, texts, token ids, or a ``Batch``.
+            inputs: a text, texts, token ids, the arguments of the model's forward by name, or a ``Batch``.
             probes: probes of ``interp_kernels``; those without arguments also by name ("entropy", "peak", "distance",
                 "received").
+            layers: ints, or "encoder.3" and the like; see ``HookedModel.layers``.
             logits: keep the logits too; else the vocabulary projection is not computed.
             beyond_context: allow inputs longer than the model's context, where its positions are relative.
 
@@ -120,51 +135,56 @@ class HookedModel:
             InputError: inputs, probes or layers that do not fit.
             RunError: the activations hold NaN, or a layer did not pass through the hooked attention.
         """
-        wanted = self._layers(layers)
-        chosen = _probes(probes)
+        wanted = self.wanted_layers(layers)
+        chosen = probes_of_names(probes)
         batch = self._checked(inputs, beyond_context)
-        if batch.is_padded:
-            chosen = [_only_kept(probe, batch.keep) for probe in chosen]
-        stats: dict[str, dict[int, Tensor]] = {}
-        masks: dict[int, Mask] = {}
+        stats: dict[str, dict[LayerKey, Tensor]] = {}
+        masks: dict[LayerKey, Mask] = {}
 
-        def record(layer: int, attended: Attended, mask: Mask) -> None:
-            masks[layer] = mask
-            for name, value in attended.stats.items():
-                stats.setdefault(name, {})[layer] = value
+        def probes_of(call: AttentionCall) -> Sequence[Probe]:
+            if call.layer.key not in wanted:
+                return ()
+            keep = batch.queries_kept(call.layer.stack)
+            return chosen if keep is None else [_only_kept(probe, keep) for probe in chosen]
 
-        recording = Recording(lambda layer: chosen if layer in wanted else (), record)
-        output = self._run(batch, recording, logits=logits)
+        def record(call: AttentionCall, attended: Attended) -> None:
+            if call.layer.key in wanted:
+                masks[call.layer.key] = call.mask
+                for name, value in attended.stats.items():
+                    stats.setdefault(name, {})[call.layer.key] = value
+
+        output = self.run(batch, probes_of, record, logits=logits)
+        self._check_ran(masks, wanted if layers is not None else ())
         shape = self.shape
-        context = shape.context
         return Capture(
             stats=stats,
             ids=batch.ids,
             keep=batch.keep,
-            tokens=[self.token_strings(row[kept].tolist()) for row, kept in zip(batch.ids, batch.keep, strict=True)],
-            masks={layer: mask for layer, mask in masks.items() if layer in wanted},
-            layers=tuple(sorted(wanted)),
+            tokens=self._tokens(batch),
+            masks=masks,
+            layers=tuple(masks),
             heads=shape.heads,
             kv_heads=shape.kv_heads,
-            logits=output,
-            facts=self.facts() | {"beyond_context": context is not None and batch.ids.shape[1] > context},
+            logits=output if logits else None,
+            facts=self.facts() | {"beyond_context": not (shape.context is None or batch.tokens <= shape.context)},
         )
 
     def maps(
-        self, inputs: Inputs, layers: Iterable[int] | None = None, *, beyond_context: bool = False
-    ) -> dict[int, AttentionMap]:
+        self, inputs: Inputs | Batch, layers: Iterable[LayerKey] | None = None, *, beyond_context: bool = False
+    ) -> dict[LayerKey, AttentionMap]:
         """The lazy attention map of each layer: q, k, v and log-sum-exp are kept, O(T) memory a layer.
 
         Rows of padded queries are whatever the model computes there.
         """
-        wanted = self._layers(layers)
-        maps: dict[int, AttentionMap] = {}
+        wanted = self.wanted_layers(layers)
+        maps: dict[LayerKey, AttentionMap] = {}
 
-        def record(layer: int, attended: Attended, mask: Mask) -> None:
-            if layer in wanted:
-                maps[layer] = attended.map
+        def record(call: AttentionCall, attended: Attended) -> None:
+            if call.layer.key in wanted:
+                maps[call.layer.key] = attended.map
 
-        self._run(self._checked(inputs, beyond_context), Recording(lambda layer: (), record), logits=False)
+        self.run(self._checked(inputs, beyond_context), lambda call: (), record, logits=False)
+        self._check_ran(maps, wanted if layers is not None else ())
         return maps
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
@@ -178,66 +198,93 @@ class HookedModel:
         return {
             "model": self.name,
             "revision": self.revision,
-            "architecture": type(self.model).__name__,
+            **self.host.facts,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "versions": versions(),
         }
 
-    def _checked(self, inputs: Inputs | Batch, beyond_context: bool) -> Batch:
-        if isinstance(inputs, Batch):
-            self.check_length(inputs.ids.shape[1], beyond_context=beyond_context)
-            return inputs
-        return self.batch(inputs, beyond_context=beyond_context)
+    def wanted_layers(self, layers: Iterable[LayerKey] | None) -> set[LayerKey]:
+        """The layers of that name, all for None.
 
-    def _layers(self, layers: Iterable[int] | None) -> set[int]:
-        count = self.shape.layers
+        Raises:
+            InputError: one does not exist, or does not attend.
+        """
+        known = self.layers
         if layers is None:
-            return set(range(count))
+            return set(known)
         if not isinstance(layers, Iterable) or isinstance(layers, str):
-            raise InputError(f"layers: expected layer numbers such as [0, 1], got {layers!r}")
-        wanted = list(layers)
+            raise InputError(f"layers: expected layers such as [0, 1] or ['encoder.0'], got {layers!r}")
+        wanted = [int(layer) if isinstance(layer, Integral) else layer for layer in layers]
         for layer in wanted:
-            if not isinstance(layer, Integral) or not 0 <= layer < count:
-                raise InputError(f"layer {layer!r} does not exist: {self.name} has layers 0 to {count - 1}")
-        return {int(layer) for layer in wanted}
+            if layer not in known or isinstance(layer, bool):
+                raise InputError(f"layer {layer!r} does not exist: {self.name} has layers {named_layers(known)}")
+        return set(wanted)
 
-    def _run(self, batch: Batch, recording: Recording, *, logits: bool) -> Tensor | None:
+    def run(
+        self,
+        batch: Batch,
+        probes_of: Callable[[AttentionCall], Sequence[Probe]],
+        record: Callable[[AttentionCall, Attended], None],
+        *,
+        logits: bool,
+    ) -> Tensor:
+        """One hooked forward run. Returns the logits, or the last hidden state; see ``Recording`` for the others.
+
+        Raises:
+            InputError: the model is in training mode, or has no logits to give.
+            RunError: NaN or infinity; or a stack of layers that ran did not run whole.
+        """
         if self.model.training:
             raise InputError(
                 f"{self.name} is in training mode, where dropout changes the attention; call model.eval() first"
             )
-        model = self.model if logits else self.model.base_model
-        arguments = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
-        with torch.no_grad(), hooked(self.model, recording):
-            output = model(input_ids=batch.ids, attention_mask=batch.keep.long(), **arguments)
-        # Every layer of the model must have reported, or a statistic would be missing in silence.
-        seen = recording.layers_seen
-        twice = next((layer for layer in seen if seen.count(layer) > 1), None)
-        if twice is not None:
+        recording = Recording(self.host.layers, probes_of, record)
+        with torch.no_grad(), self.host.hooked(recording):
+            last = self.host.forward(batch.arguments, logits=logits)
+        self._check_whole(recording.seen)
+        if not bool(torch.isfinite(last).all()):
             raise RunError(
-                f"layer {twice} of {type(self.model).__name__} ran its attention twice in one forward run; "
-                "this architecture is not supported for capture yet"
+                f"NaN or infinity in the {'logits' if logits else 'last hidden state'}, after the attention of layer "
+                f"{recording.seen[-1]} was still finite; check the weights of that layer and after it, and whether "
+                f"{self.dtype} is wide enough"
             )
-        missing = sorted(set(range(self.shape.layers)) - set(seen))
+        return last
+
+    def _checked(self, inputs: Inputs | Batch, beyond_context: bool) -> Batch:
+        if isinstance(inputs, Batch):
+            self.check_length(inputs.tokens, beyond_context=beyond_context)
+            return inputs
+        return self.batch(inputs, beyond_context=beyond_context)
+
+    def _tokens(self, batch: Batch) -> list[list[str]]:
+        if batch.ids is None or batch.keep is None:
+            return []
+        return [self.token_strings(row[kept].tolist()) for row, kept in zip(batch.ids, batch.keep, strict=True)]
+
+    def _check_whole(self, seen: Sequence[LayerKey]) -> None:
+        """Every layer of a stack that ran must have reported, or a statistic would be missing in silence."""
+        expected = [layer for served in self.host.layers.values() for layer in served]
+        ran = {layer.stack for layer in expected if layer.key in seen}
+        missing = [layer.key for layer in expected if layer.key not in seen and (layer.stack in ran or not ran)]
         if missing:
             raise RunError(
                 f"layers {missing} of {type(self.model).__name__} did not pass through the hooked attention; "
                 "this architecture is not supported for capture yet"
             )
-        if logits and getattr(output, "logits", None) is None:
-            raise InputError(f"{type(self.model).__name__} gives no logits; load it with its language-model head")
-        last = output.logits if logits else output[0]
-        if not bool(torch.isfinite(last).all()):
-            raise RunError(
-                f"NaN or infinity in the {'logits' if logits else 'last hidden state'}, after the attention of layer "
-                f"{seen[-1]} was still finite; check the weights of that layer and after it, and whether {self.dtype} is "
-                "wide enough"
-            )
-        return last if logits else None
+
+    def _check_ran(self, ran: Container[LayerKey], asked: Iterable[LayerKey]) -> None:
+        idle = [layer for layer in asked if layer not in ran]
+        if idle:
+            raise InputError(f"layers {idle} do not attend on this input; leave them out, or give what they read")
 
 
-def _probes(probes: Sequence[Probe | str]) -> list[Probe]:
+def probes_of_names(probes: Sequence[Probe | str]) -> list[Probe]:
+    """Probes, given as such or by name.
+
+    Raises:
+        InputError: no probe has such a name, or it needs arguments.
+    """
     chosen: list[Probe] = []
     for probe in [probes] if isinstance(probes, str | Probe) else probes:
         if isinstance(probe, Probe):

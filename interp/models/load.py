@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from interp.errors import InputError
 from interp.models.hooked import HookedModel
+from interp.models.host import TransformersHost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -52,7 +53,7 @@ def load(
                 "device, dtype and revision are for models that interp loads; move the model object yourself"
             )
         _check_supported(source.config, type(source))
-        return HookedModel(source, tokenizer, source.config.name_or_path or type(source).__name__)
+        return HookedModel(TransformersHost(source), tokenizer, source.config.name_or_path or type(source).__name__)
     if not isinstance(source, str | Path):
         raise InputError(
             f"source: expected 'demo', a folder, a hub name or a transformers model, got {type(source).__name__}"
@@ -76,7 +77,9 @@ def load(
     if tokenizer is None:
         tokenizer = _tokenizer(location, revision, local)
     name = DEMO if str(source) == DEMO else str(source)
-    return HookedModel(model, tokenizer, name, revision or getattr(model.config, "_commit_hash", None))
+    return HookedModel(
+        TransformersHost(model), tokenizer, name, revision or getattr(model.config, "_commit_hash", None)
+    )
 
 
 def check_config(config: PreTrainedConfig) -> None:

@@ -21,7 +21,7 @@ def measured(scores: torch.Tensor, chance: torch.Tensor | None = None) -> HeadSc
     parts = Measured([], [])
     for batch in (slice(0, 1), slice(1, None)):
         parts.add(scores[batch].double(), chance[batch].double())
-    return HeadScores.from_samples({DETECTORS[0].name: parts}, DETECTORS[:1], {})
+    return HeadScores.from_samples({DETECTORS[0].name: parts}, DETECTORS[:1], range(parts.scores[0].shape[1]), {})
 
 
 def test_one_row_for_each_layer_head_and_detector(scores: HeadScores):

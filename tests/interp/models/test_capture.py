@@ -78,7 +78,7 @@ def test_a_layer_that_does_not_exist(layers, own_model):
 
 
 def test_layers_must_be_several(own_model):
-    with pytest.raises(InputError, match=r"layers: expected layer numbers such as \[0, 1\], got 1"):
+    with pytest.raises(InputError, match=r"layers: expected layers such as \[0, 1\] or \['encoder.0'\], got 1"):
         interp.load(own_model("llama")).capture(IDS, layers=1)
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, masking_utils
 import interp
 from interp.errors import InputError
 from interp.models.attention import Recording, hooked
+from interp.models.layers import attention_layers
 from interp.models.rules import mask_by_symbols
 from tests.interp.tiny import ARCHITECTURES, BERT, right_padded, token_ids
 
@@ -43,10 +44,14 @@ def capture(
 ) -> tuple[Tensor, dict[int, dict[str, Tensor]]]:
     """What ``run``, the hooked model or its compiled form, gives first, and the statistics of every layer."""
     stats: dict[int, dict[str, Tensor]] = {}
-    recording = Recording(lambda layer: PROBES, lambda layer, attended, mask: stats.update({layer: attended.stats}))
+    recording = Recording(
+        attention_layers(model, model.config),
+        lambda call: PROBES,
+        lambda call, attended: stats.update({call.layer.number: attended.stats}),
+    )
     with hooked(model, recording):
         output = run(input_ids=ids, attention_mask=keep.long(), use_cache=False)[0]
-    assert recording.layers_seen == sorted(stats)
+    assert recording.seen == sorted(stats)
     return output, stats
 
 

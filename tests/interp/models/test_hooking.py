@@ -49,7 +49,7 @@ def test_a_capture_leaves_the_model_as_it_was(name: str, kernel: str):
 
 
 def test_calling_a_hooked_model_runs_its_own_attention(own_model, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("interp.models.attention.attend", lambda *_, **__: pytest.fail("attend was called"))
+    monkeypatch.setattr("interp.models.call.attend", lambda *_, **__: pytest.fail("attend was called"))
     model = own_model("llama")
     output = interp.load(model)(IDS)
     assert isinstance(output, transformers.modeling_outputs.CausalLMOutputWithPast)
@@ -131,18 +131,26 @@ class Silent(torch.nn.Module):
 
 def test_a_layer_that_does_not_report_is_an_error():
     """A statistic must not be missing in silence."""
-    model = ARCHITECTURES["llama"].build()
-    model.model.layers[1].self_attn = Silent()
+    hooked = interp.load(ARCHITECTURES["llama"].build())
+    hooked.model.model.layers[1].self_attn = Silent()
     with pytest.raises(RunError, match=r"layers \[1\] of LlamaForCausalLM did not pass through the hooked attention"):
-        interp.load(model).capture(IDS)
+        hooked.capture(IDS)
 
 
 def test_a_layer_that_reports_twice_is_an_error():
     """Else the second map would stand in the place of the first."""
-    model = ARCHITECTURES["llama"].build()
-    model.model.layers[1].self_attn.layer_idx = 0
-    with pytest.raises(RunError, match="layer 0 of LlamaForCausalLM ran its attention twice"):
-        interp.load(model).capture(IDS)
+    hooked = interp.load(ARCHITECTURES["llama"].build())
+    hooked.model.model.layers[1].self_attn = hooked.model.model.layers[0].self_attn
+    with pytest.raises(RunError, match="layer 0 ran its attention twice in one forward run"):
+        hooked.capture(IDS)
+
+
+def test_a_module_that_came_after_loading_is_an_error():
+    hooked = interp.load(ARCHITECTURES["llama"].build())
+    own = hooked.model.model.layers[1].self_attn
+    hooked.model.model.layers[1].self_attn = type(own)(hooked.model.config, layer_idx=1)
+    with pytest.raises(InputError, match="LlamaAttention was not part of the model when it was loaded"):
+        hooked.capture(IDS)
 
 
 def test_probes_are_measured_on_asked_layers_only(own_model, monkeypatch: pytest.MonkeyPatch):
@@ -153,7 +161,7 @@ def test_probes_are_measured_on_asked_layers_only(own_model, monkeypatch: pytest
         asked.append(tuple(probes))
         return attend(*operands, probes=probes, **options)
 
-    monkeypatch.setattr("interp.models.attention.attend", spy)
+    monkeypatch.setattr("interp.models.call.attend", spy)
     probe = Entropy()
     interp.load(own_model("llama")).capture(IDS, [probe], layers=[1])
     assert asked == [(), (probe,)]

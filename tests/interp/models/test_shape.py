@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import transformers
 
+from interp.models.layers import attention_layers
 from interp.models.shape import ModelShape, model_shape
 from tests.interp.tiny import ARCHITECTURES, CONTEXT, HEADS, LAYERS, NAMES, VOCABULARY, WIDTHS
+
+
+def shape_of(model: transformers.PreTrainedModel) -> ModelShape:
+    return model_shape(model, attention_layers(model, model.config))
 
 
 @pytest.mark.parametrize("name", [*NAMES, "bert"])
@@ -20,16 +25,16 @@ def test_numbers_of_each_architecture(name: str, own_model):
         has_relative_positions=name in ARCHITECTURES and ARCHITECTURES[name].is_rotary,
         is_causal=name != "bert",
     )
-    assert model_shape(own_model(name)) == expected
+    assert shape_of(own_model(name)) == expected
 
 
 def test_a_decoder_made_to_see_both_ways():
     """transformers lets a configuration switch the causal rule off."""
     model = ARCHITECTURES["llama"].build()
     model.config.is_causal = False
-    assert not model_shape(model).is_causal
+    assert not shape_of(model).is_causal
 
 
 def test_an_encoder_made_a_decoder():
     config = transformers.BertConfig(**WIDTHS, vocab_size=11, is_decoder=True)
-    assert model_shape(transformers.BertLMHeadModel(config)).is_causal
+    assert shape_of(transformers.BertLMHeadModel(config)).is_causal

@@ -1,0 +1,46 @@
+"""One call of a model's attention, as ``attend`` takes it: what a watched run passes from hand to hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from interp.models.layers import AttentionLayer
+from interp_kernels import Attended, Mask, Probe, attend
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """The operands of ``attend`` in one layer.
+
+    layer      whose call it is
+    first_key  position of the first key handed over: above 0 where a sliding-window cache has let go of the earlier ones
+    """
+
+    layer: AttentionLayer
+    q: Tensor  # [B, Hq, Tq, D]
+    k: Tensor  # [B, Hkv, Tk, D]
+    v: Tensor  # [B, Hkv, Tk, Dv]
+    mask: Mask
+    scale: float | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    alibi: Tensor | None = None
+    bias: Tensor | None = None
+    first_key: int = 0
+
+    def attend(self, probes: Sequence[Probe] = ()) -> Attended:
+        return attend(
+            self.q,
+            self.k,
+            self.v,
+            mask=self.mask,
+            scale=self.scale,
+            softcap=self.softcap,
+            sinks=self.sinks,
+            alibi=self.alibi,
+            bias=self.bias,
+            probes=probes,
+        )

@@ -1,0 +1,88 @@
+"""What a HookedModel asks of the model that it holds, and how a model of transformers answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interp.errors import InputError
+from interp.models.attention import Recording, hooked
+from interp.models.layers import LayersOf, attention_layers
+from interp.models.shape import ModelShape, model_shape
+
+
+class Host(Protocol):
+    """A model whose attention can be sent through ``interp.models.attention.watched``."""
+
+    @property
+    def model(self) -> Any:
+        """The object that the user knows."""
+        ...
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def layers(self) -> LayersOf: ...
+
+    @property
+    def shape(self) -> ModelShape: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a result must say of the model: its architecture, and what changes its numbers."""
+        ...
+
+    def hooked(self, recording: Recording) -> AbstractContextManager[None]:
+        """While it lasts, the model's attention reports to ``recording``; then the model is as before."""
+        ...
+
+    def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
+        """One forward run: the logits, or the last hidden state without computing them."""
+        ...
+
+
+class TransformersHost:
+    """A model of transformers, whose attention dispatches through AttentionInterface."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.config = model.config
+        self.layers = attention_layers(model, model.config)
+        self.shape = model_shape(model, self.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"architecture": type(self.model).__name__}
+
+    def hooked(self, recording: Recording) -> AbstractContextManager[None]:
+        return hooked(self.model, recording)
+
+    def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
+        model: nn.Module = self.model if logits else self.model.base_model
+        options = {"use_cache": False} if hasattr(self.config, "use_cache") else {}
+        output = model(**arguments, **options)
+        if not logits:
+            return next(x for x in output.values() if isinstance(x, Tensor))
+        if getattr(output, "logits", None) is None:
+            raise InputError(f"{type(self.model).__name__} gives no logits; load it with its language-model head")
+        return output.logits
