@@ -138,14 +138,12 @@ class HookedModel:
         wanted = self.wanted_layers(layers)
         chosen = probes_of_names(probes)
         batch = self._checked(inputs, beyond_context)
+        probes_in = {stack: _only_kept(chosen, batch.queries_kept(stack)) for stack in self._stacks()}
         stats: dict[str, dict[LayerKey, Tensor]] = {}
         masks: dict[LayerKey, Mask] = {}
 
         def probes_of(call: AttentionCall) -> Sequence[Probe]:
-            if call.layer.key not in wanted:
-                return ()
-            keep = batch.queries_kept(call.layer.stack)
-            return chosen if keep is None else [_only_kept(probe, keep) for probe in chosen]
+            return probes_in[call.layer.stack] if call.layer.key in wanted else ()
 
         def record(call: AttentionCall, attended: Attended) -> None:
             if call.layer.key in wanted:
@@ -257,6 +255,9 @@ class HookedModel:
             return inputs
         return self.batch(inputs, beyond_context=beyond_context)
 
+    def _stacks(self) -> set[str]:
+        return {layer.stack for served in self.host.layers.values() for layer in served}
+
     def _tokens(self, batch: Batch) -> list[list[str]]:
         if batch.ids is None or batch.keep is None:
             return []
@@ -299,5 +300,7 @@ def probes_of_names(probes: Sequence[Probe | str]) -> list[Probe]:
     return chosen
 
 
-def _only_kept(probe: Probe, keep: Tensor) -> Probe:
-    return replace(probe, queries=keep if probe.queries is None else probe.queries & keep)
+def _only_kept(probes: list[Probe], keep: Tensor | None) -> list[Probe]:
+    if keep is None:
+        return probes
+    return [replace(p, queries=keep if p.queries is None else p.queries & keep) for p in probes]
