@@ -14,9 +14,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? ({listed})" if close else listed
 
 
-def head_name(layer: int, head: int) -> str:
-    """ "L5H1": layer 5, query head 1, both counted from 0."""
-    return f"L{layer}H{head}"
+def head_name(layer: int | str, head: int) -> str:
+    """ "L5H1": layer 5, query head 1, both counted from 0; "encoder.L3H1" of the layer "encoder.3"."""
+    stack, _, number = str(layer).rpartition(".")
+    return f"{stack}.L{number}H{head}" if stack else f"L{layer}H{head}"
 
 
 def named_layers(layers: Sequence[int | str]) -> str:

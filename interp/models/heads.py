@@ -1,0 +1,87 @@
+"""Heads as people write them: "L5H1", "5.1" or (5, 1); of one stack among several "encoder.L3H1", "encoder.3.1"."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+
+from interp.errors import InputError
+from interp.models.layers import LayerKey, LayersOf
+from interp.naming import named_layers
+
+Head = tuple[LayerKey, int]
+"""(layer, query head), both counted from 0."""
+
+HeadSpec = str | Sequence[int | str]
+"""One head, as a string or as (layer, head)."""
+
+HeadCounts = Mapping[LayerKey, int | None]
+"""Layer -> its query heads; None where the model does not say before it runs."""
+
+_WRITTEN = re.compile(r"(?:(?P<stack>[A-Za-z_]\w*)\.)?[Ll]?(?P<number>\d+)(?:\.|\.?[Hh])(?P<head>\d+)", re.ASCII)
+
+
+def head_counts(layers: LayersOf) -> dict[LayerKey, int | None]:
+    """Query heads of every layer of a model, in its order."""
+    return {layer.key: layer.heads for served in layers.values() for layer in served}
+
+
+def parse_head(spec: HeadSpec, layers: HeadCounts) -> Head:
+    """The layer and the query head that ``spec`` names, of those in ``layers``.
+
+    Raises:
+        InputError: it is not written as a head is, or there is no such layer or head.
+    """
+    layer, head = _read(spec)
+    if layer not in layers:
+        raise InputError(f"head {spec!r}: layer {layer!r} does not exist; the layers are {named_layers(list(layers))}")
+    heads = layers[layer]
+    if heads is not None and head >= heads:
+        raise InputError(f"head {spec!r} does not exist: layer {layer!r} has {heads} query heads, 0 to {heads - 1}")
+    return layer, head
+
+
+def parse_heads(specs: HeadSpec | Iterable[HeadSpec], layers: HeadCounts) -> dict[LayerKey, tuple[int, ...]]:
+    """The heads of each layer that is named, ascending, each once; layers in the order of ``layers``. One head may stand alone.
+
+    Raises:
+        InputError: none is named, or one cannot be read or does not exist; see ``parse_head``.
+    """
+    found: defaultdict[LayerKey, set[int]] = defaultdict(set)
+    for spec in _each(specs):
+        layer, head = parse_head(spec, layers)
+        found[layer].add(head)
+    if not found:
+        raise InputError("heads: expected at least one head such as 'L5H1' or (5, 1), got none")
+    return {layer: tuple(sorted(found[layer])) for layer in layers if layer in found}
+
+
+def _each(specs: HeadSpec | Iterable[HeadSpec]) -> list[HeadSpec]:
+    if isinstance(specs, str):
+        return [specs]
+    if not isinstance(specs, Iterable):
+        raise InputError(f"heads: expected heads such as ['L5H1', (5, 1), '5.1'], got {specs!r:.60}")
+    listed = list(specs)
+    is_pair = len(listed) == 2 and isinstance(listed[1], Integral) and isinstance(listed[0], Integral | str)
+    return [(listed[0], listed[1])] if is_pair else listed  # pyright: ignore[reportReturnType]
+
+
+def _read(spec: HeadSpec) -> Head:
+    if isinstance(spec, str):
+        match = _WRITTEN.fullmatch(spec.strip())
+        if match:
+            number = int(match["number"])
+            return (f"{match['stack']}.{number}" if match["stack"] else number), int(match["head"])
+    elif isinstance(spec, Sequence) and len(spec) == 2:
+        layer, head = spec
+        whole = isinstance(head, Integral) and not isinstance(head, bool | str) and int(head) >= 0
+        if whole and isinstance(layer, str):
+            return layer, int(head)
+        if whole and isinstance(layer, Integral) and not isinstance(layer, bool):
+            return int(layer), int(head)
+    raise InputError(
+        f"head {spec!r}: expected a layer and a head counted from 0, such as 'L5H1', '5.1' or (5, 1), "
+        "or 'encoder.L3H1', 'encoder.3.1', ('encoder.3', 1) in a model with several stacks"
+    )
