@@ -1,6 +1,7 @@
 """Attention that measures itself: fused passes with declared statistics, and the lazy attention map. Needs torch alone."""
 
 from interp_kernels.api import Attended, attend
+from interp_kernels.class_bias import ClassBias
 from interp_kernels.map import AttentionMap
 from interp_kernels.mask import Mask
 from interp_kernels.probes import (
@@ -20,6 +21,7 @@ from interp_kernels.probes import (
 __all__ = [
     "Attended",
     "AttentionMap",
+    "ClassBias",
     "Distance",
     "DistanceHistogram",
     "Entropy",

@@ -14,6 +14,7 @@ from torch import Tensor
 from interp_kernels import backends
 from interp_kernels import probes as P
 from interp_kernels.backends import BACKENDS, triton
+from interp_kernels.class_bias import ClassBias
 from interp_kernels.differentiable import run_with_gradients
 from interp_kernels.library import run_in_graph
 from interp_kernels.map import AttentionMap
@@ -66,12 +67,13 @@ def attend(
     sinks: Tensor | None = None,
     alibi: Tensor | None = None,
     bias: Tensor | None = None,
+    class_bias: ClassBias | None = None,
     probes: Sequence[P.Probe] = (),
     backend: Backend = "auto",
 ) -> Attended:
     """Attention that also measures declared statistics of its map, without building the map.
 
-        s_ij = softcap(scale q_i . k_j) - slope_h |i - j| + bias_ij,     softcap(x) = c tanh(x / c)
+        s_ij = softcap(scale q_i . k_j) - slope_h |i - j| + bias_ij + values_i,class(j),     softcap(x) = c tanh(x / c)
         P_ij = exp(s_ij) / (sum_j exp(s_ij) + exp(sink_h)) over the keys that the mask lets i see
         output_i = sum_j P_ij v_j
 
@@ -82,11 +84,14 @@ def attend(
         mask: who sees whom.
         scale: default 1 / sqrt(D).
         softcap: c of the soft cap of Gemma 2 (arXiv 2408.00118), above 0.
-        sinks: [Hq] learned sink logits as in gpt-oss: they take mass, so rows sum to less than 1.
+        sinks: [Hq] learned sink logits as in gpt-oss: they take mass, so rows sum to less than 1. Or [B, Hq, Tq], one for
+            each row. A sink of -inf is none.
         alibi: [Hq] slopes of ALiBi (arXiv 2108.12409).
         bias: floating, broadcastable to [B, Hq, Tq, Tk], or a relative bias [Hq, Tq + Tk - 1] whose entry
             (key index - query index) + Tq - 1 is added. A bias of -inf hides the key, and so does any below -4.3e37,
             since libraries write the least float32 or bfloat16 for it.
+        class_bias: a bias by query and class of the key (``ClassBias``), in O(T) memory; it is added to ``bias`` where both
+            are given, and hides keys as that does.
         probes: what to measure; names must differ.
         backend: "reference" (dense, O(T^2) memory, the definition), "cpu" (tiled, O(T) memory, on any device) or "triton"
             (GPU kernels, O(T) memory). "auto" takes "triton" for tensors on a CUDA device where it can serve the call, and
@@ -95,8 +100,8 @@ def attend(
     A row that sees no key has output 0, log-sum-exp -inf (or its sink), entropy 0 and peak 0 with index -1.
 
     Gradients flow from the output to those of q, k, v and sinks that ask for one, in O(T) memory with "cpu" and "triton"; not
-    to alibi and bias, and not from the log-sum-exp and the statistics. There are no second derivatives. A row that sees
-    no key gives zero gradients.
+    to alibi, bias and class_bias, and not from the log-sum-exp and the statistics. There are no second derivatives. A row
+    that sees no key gives zero gradients.
 
     Under torch.compile, with fullgraph=True too, it is one operator of torch (interp_kernels::attend), whatever the mask
     and the probes; a mask's predicate, being a Python function, is refused there.
@@ -104,7 +109,7 @@ def attend(
     Raises:
         ValueError: an argument does not fit; the message names it, what was expected and what came.
     """
-    ops = _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias)
+    ops = _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, class_bias)
     chosen = tuple(_checked_probe(probe, ops) for probe in probes)
     labels = [label for probe in chosen for label in probe.labels]
     if len(set(labels)) < len(labels):
@@ -133,7 +138,26 @@ def _chosen_backend(backend: str, ops: Operands, probes: tuple[P.Probe, ...]) ->
     return "cpu" if backend == "auto" else backend
 
 
-def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
+def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, class_bias) -> Operands:
+    _check_projections(q, k, v)
+    b, heads, queries, width = q.shape
+    keys = k.shape[2]
+    scale = _checked_number("scale", 1 / math.sqrt(width) if scale is None else scale)
+    if softcap is not None and (softcap := _checked_number("softcap", softcap)) <= 0:
+        raise ValueError(f"softcap: expected a number above 0, got {softcap}")
+    for name, x, shapes in (("sinks", sinks, [(heads,), (b, heads, queries)]), ("alibi", alibi, [(heads,)])):
+        if x is not None:
+            _check_tensor(name, x, shapes, q)
+    relative = values = classes = None
+    if bias is not None:
+        bias, relative = _checked_bias(bias, b, heads, queries, keys, q)
+    if class_bias is not None:
+        values, classes = _checked_class_bias(class_bias, b, heads, queries, keys, q)
+    _check_mask(mask, b, queries, keys, q)
+    return Operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, relative, values, classes)
+
+
+def _check_projections(q, k, v) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor) or x.ndim != 4:
             raise ValueError(f"{name}: expected a tensor of 4 dimensions [B, H, T, D], got {describe(x)}")
@@ -143,7 +167,7 @@ def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
             raise ValueError(f"{name}: expected {q.dtype} on {q.device} as q, got {x.dtype} on {x.device}")
         if 0 in x.shape:
             raise ValueError(f"{name}: no dimension may be 0, got shape {list(x.shape)}")
-    b, heads, queries, width = q.shape
+    b, heads, _, width = q.shape
     kv_heads, keys = k.shape[1:3]
     if k.shape[0] != b or k.shape[3] != width:
         raise ValueError(f"k: expected [{b}, Hkv, Tk, {width}] to fit q {list(q.shape)}, got {list(k.shape)}")
@@ -151,17 +175,6 @@ def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias) -> Operands:
         raise ValueError(f"v: expected [{b}, {kv_heads}, {keys}, Dv] to fit k {list(k.shape)}, got {list(v.shape)}")
     if heads % kv_heads:
         raise ValueError(f"q, k: the {heads} query heads must be a multiple of the {kv_heads} KV heads")
-    scale = _checked_number("scale", 1 / math.sqrt(width) if scale is None else scale)
-    if softcap is not None and (softcap := _checked_number("softcap", softcap)) <= 0:
-        raise ValueError(f"softcap: expected a number above 0, got {softcap}")
-    for name, x in (("sinks", sinks), ("alibi", alibi)):
-        if x is not None:
-            _check_tensor(name, x, [(heads,)], q)
-    relative = None
-    if bias is not None:
-        bias, relative = _checked_bias(bias, b, heads, queries, keys, q)
-    _check_mask(mask, b, queries, keys, q)
-    return Operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, relative)
 
 
 def _check_mask(mask: Mask, b: int, queries: int, keys: int, q: Tensor) -> None:
@@ -199,6 +212,29 @@ def _checked_bias(bias, b: int, heads: int, queries: int, keys: int, q: Tensor) 
             f"got {list(bias.shape)}"
         )
     return bias.reshape(padded), None
+
+
+def _checked_class_bias(
+    class_bias: ClassBias, b: int, heads: int, queries: int, keys: int, q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """values [B|1, Hq|1, Tq, C] and classes int64 [B|1, Hq|1, Tk]."""
+    if not isinstance(class_bias, ClassBias):
+        raise ValueError(f"class_bias: expected an interp_kernels.ClassBias, got {describe(class_bias)}")
+    values, classes = class_bias.values, class_bias.classes
+    leading = [(i, j) for i in dict.fromkeys((b, 1)) for j in dict.fromkeys((heads, 1))]
+    _check_tensor("class_bias.values", values, [*((*x, queries, None) for x in leading), (queries, None)], q)
+    _check_tensor("class_bias.classes", classes, [*((*x, keys) for x in leading), (keys,)], q, kind="an integer")
+    count = values.shape[-1]
+    classes = classes.long()
+    # A branch on the values would break the graph of torch.compile.
+    if not torch.compiler.is_compiling():
+        least, largest = (int(x) for x in torch.aminmax(classes))
+        if least < 0 or largest >= count:
+            raise ValueError(
+                f"class_bias.classes: expected integers from 0 to {count - 1}, a column of class_bias.values "
+                f"{list(values.shape)} for each; got integers from {least} to {largest}"
+            )
+    return values[(None,) * (4 - values.ndim)], classes[(None,) * (3 - classes.ndim)]
 
 
 def _checked_probe(probe: P.Probe, ops: Operands) -> P.Probe:

@@ -21,7 +21,7 @@ from interp_kernels.mask import Mask
 from interp_kernels.operands import Operands
 
 OF_MASK = ("is_causal", "window", "keep", "documents")
-OF_OPERANDS = ("alibi", "bias", "relative_bias")
+OF_OPERANDS = ("alibi", "bias", "relative_bias", "class_values", "classes")
 """What is described of the mask and the operands. q, k, v, the sinks and the numbers go beside the description."""
 
 

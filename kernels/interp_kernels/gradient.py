@@ -5,8 +5,9 @@ With P recomputed as exp(s - lse), dO the gradient of a scalar with respect to t
     dV_j = sum_i P_ij dO_i          dP_ij = dO_i . v_j          dS_ij = P_ij (dP_ij - delta_i) softcap'(x_ij)
     dQ_i = scale sum_j dS_ij k_j    dK_j = scale sum_i dS_ij q_i    dsink_h = -sum_i exp(sink_h - lse_i) delta_i
 
-(FlashAttention, arXiv 2205.14135, section 3.1; the soft cap's derivative is 1 - tanh^2.) Sums over the query heads of a KV
-head, rows and keys are in float32 (float64 for float64 inputs), in a fixed order. A row that sees no key gives zeros.
+A sink of one row has that row's term alone. (FlashAttention, arXiv 2205.14135, section 3.1; the soft cap's derivative is
+1 - tanh^2.) Sums over the query heads of a KV head, rows and keys are in float32 (float64 for float64 inputs), in a fixed
+order. A row that sees no key gives zeros.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels.operands import Operands
-from interp_kernels.tiles import MAX_ROWS, TILE_CELLS, Block, Index, blocks, scores
+from interp_kernels.tiles import MAX_ROWS, TILE_CELLS, Block, Index, blocks, rows_sinks, scores
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,11 @@ class _Walk:
         gradient = self.output_gradient[at].to(dtype) / total[..., None]
         delta = torch.linalg.vecdot(gradient, self.output[at].to(dtype))
         if self.sinks is not None:
-            self.sinks[block.head] -= (self._sink_mass(block) * delta).sum(dim=(0, 2))
+            of_rows = self._sink_mass(block) * delta
+            if self.sinks.ndim == 1:
+                self.sinks[block.head] -= of_rows.sum(dim=(0, 2))
+            else:
+                self.sinks[at] = -of_rows
         stacked = (sequences * (block.kv.stop - block.kv.start), ops.group * rows, -1)
         q = ops.q[at].to(dtype).reshape(stacked)
         q_sum = torch.zeros_like(q)
@@ -155,7 +160,7 @@ class _Walk:
         """exp(sink - lse), [b, h, rows]; 0 for a sink of -inf."""
         assert self.ops.sinks is not None
         lse = self.lse[block.batch, block.head, block.rows]
-        return torch.exp(self.ops.sinks[block.head].to(lse.dtype)[:, None] - lse)
+        return torch.exp(rows_sinks(self.ops.sinks, block).to(lse.dtype) - lse)
 
     def _add(self, total: Tensor | None, block: Block, cols: slice, tile: Tensor, x: Tensor, scale: float) -> None:
         """total_j += scale sum_i tile_ij x_i over the rows and the query heads of each KV head."""

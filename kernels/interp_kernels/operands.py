@@ -16,9 +16,9 @@ class Operands:
 
     q [B, Hq, Tq, D], k [B, Hkv, Tk, D], v [B, Hkv, Tk, Dv]; the score of query i and key j is
 
-        s_ij = softcap(scale q_i . k_j) - slope_h |i - j| + bias_ij,     softcap(x) = c tanh(x / c)
+        s_ij = softcap(scale q_i . k_j) - slope_h |i - j| + bias_ij + values_i,class(j),     softcap(x) = c tanh(x / c)
 
-    and P_ij = exp(s_ij) / (sum_j exp(s_ij) + exp(sink_h)) over the visible keys.
+    and P_ij = exp(s_ij) / (sum_j exp(s_ij) + exp(sink_h)) over the visible keys, or with sink_hi.
     """
 
     q: Tensor
@@ -27,10 +27,12 @@ class Operands:
     mask: Mask
     scale: float
     softcap: float | None = None
-    sinks: Tensor | None = None  # [Hq]
+    sinks: Tensor | None = None  # [Hq], or [B, Hq, Tq]
     alibi: Tensor | None = None  # [Hq]
     bias: Tensor | None = None  # 4-D, broadcastable to [B, Hq, Tq, Tk]
     relative_bias: Tensor | None = None  # [Hq, Tq + Tk - 1], entry (j - query index) + Tq - 1
+    class_values: Tensor | None = None  # [B|1, Hq|1, Tq, C]
+    classes: Tensor | None = None  # int64 [B|1, Hq|1, Tk], with class_values
 
     @property
     def batch(self) -> int:
@@ -69,7 +71,8 @@ class Operands:
 
     def detached(self) -> Operands:
         """The same operands without the graphs that their tensors came from."""
-        given = {name: getattr(self, name) for name in ("q", "k", "v", "sinks", "alibi", "bias", "relative_bias")}
+        names = ("q", "k", "v", "sinks", "alibi", "bias", "relative_bias", "class_values")
+        given = {name: getattr(self, name) for name in names}
         recorded = {name: x.detach() for name, x in given.items() if x is not None and x.requires_grad}
         return replace(self, **recorded) if recorded else self
 
@@ -84,19 +87,28 @@ class Operands:
             keep=None if mask.keep is None else mask.keep[b],
             documents=None if mask.documents is None else mask.documents[b],
         )
-        bias = self.bias
-        if bias is not None:
-            bias = bias[b if bias.shape[0] > 1 else slice(None), h if bias.shape[1] > 1 else slice(None)]
+
+        def of_head(x: Tensor | None) -> Tensor | None:
+            """x [B|1, Hq|1, ...] -> [1, 1, ...]."""
+            if x is None:
+                return None
+            return x[b if x.shape[0] > 1 else slice(None), h if x.shape[1] > 1 else slice(None)]
+
+        sinks = self.sinks
+        if sinks is not None:
+            sinks = sinks[h] if sinks.ndim == 1 else sinks[b, h]
         return replace(
             self,
             q=self.q[b, h],
             k=self.k[b, g],
             v=self.v[b, g],
             mask=mask,
-            sinks=None if self.sinks is None else self.sinks[h],
+            sinks=sinks,
             alibi=None if self.alibi is None else self.alibi[h],
-            bias=bias,
+            bias=of_head(self.bias),
             relative_bias=None if self.relative_bias is None else self.relative_bias[h],
+            class_values=of_head(self.class_values),
+            classes=of_head(self.classes),
         )
 
 

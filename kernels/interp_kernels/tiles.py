@@ -63,6 +63,11 @@ def blocks(ops: Operands, cells: int = TILE_CELLS) -> Iterator[Block]:
                 )
 
 
+def rows_sinks(sinks: Tensor, block: Block) -> Tensor:
+    """The sinks [Hq] or [B, Hq, Tq] of a block's rows, broadcastable to [b, h, rows]."""
+    return sinks[block.head, None] if sinks.ndim == 1 else sinks[block.batch, block.head, block.rows]
+
+
 def positions(index: Index, offset: int, device: torch.device) -> Tensor:
     """The index tensor of ``index``, plus ``offset``."""
     if isinstance(index, slice):
@@ -124,16 +129,33 @@ def _add_biases(ops: Operands, tile: Tensor, batch: slice, head: slice, rows: In
         i, j = positions(rows, ops.offset, device), positions(cols, 0, device)
         distance = (i[:, None] - j[None, :]).abs().to(tile.dtype)
         tile.addcmul_(ops.alibi[head].to(tile.dtype)[:, None, None], distance, value=-1)
-    added = None
+    added = []
     if ops.bias is not None:
-        added = _select(_select(ops.bias, 0, batch), 1, head)
-        added = _select(_select(added, 2, rows), 3, cols)
+        of_heads = _select(_select(ops.bias, 0, batch), 1, head)
+        added.append(_select(_select(of_heads, 2, rows), 3, cols))
     elif ops.relative_bias is not None:
         i, j = positions(rows, 0, device), positions(cols, 0, device)
-        added = ops.relative_bias[head][:, j[None, :] - i[:, None] + ops.queries - 1]
-    if added is not None:
+        added.append(ops.relative_bias[head][:, j[None, :] - i[:, None] + ops.queries - 1])
+    if ops.class_values is not None:
+        added.append(_class_bias(ops, tile, batch, head, rows, cols))
+    for bias in added:
+        tile.add_(bias.to(tile.dtype))
+    if added:
         # A bias of -inf hides the key; the sum stays finite so that differences of scores are defined.
-        tile.add_(added.to(tile.dtype)).clamp_(min=HIDDEN)
+        tile.clamp_(min=HIDDEN)
+
+
+def _class_bias(ops: Operands, tile: Tensor, batch: slice, head: slice, rows: Index, cols: Index) -> Tensor:
+    """What the keys' classes add to a tile [b, h, rows, cols], broadcastable to it."""
+    assert ops.class_values is not None
+    assert ops.classes is not None
+    of_rows = _select(_select(_select(ops.class_values, 0, batch), 1, head), 2, rows)
+    of_keys = _select(_select(_select(ops.classes, 0, batch), 1, head), 2, cols)
+    if of_keys.shape[:2] == (1, 1):
+        return of_rows[..., of_keys[0, 0]]
+    b, h = tile.shape[:2]
+    index = of_keys[:, :, None].expand(b, h, of_rows.shape[2], -1)
+    return of_rows.expand(b, h, -1, -1).gather(-1, index)
 
 
 def _select(x: Tensor, dim: int, index: Index) -> Tensor:

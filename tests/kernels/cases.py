@@ -60,6 +60,7 @@ class Case:
     sinks: Tensor | None = None
     alibi: Tensor | None = None
     bias: Tensor | None = None
+    class_bias: ik.ClassBias | None = None
     probes: tuple[ik.Probe, ...] = ()
 
     def __repr__(self) -> str:
@@ -71,7 +72,10 @@ class Case:
     def rounded(self, dtype: torch.dtype) -> Case:
         """The same call with every floating input rounded to ``dtype``."""
         given = {name: getattr(self, name) for name in ("q", "k", "v", "sinks", "alibi", "bias")}
-        return replace(self, **{name: None if x is None else x.to(dtype) for name, x in given.items()})
+        given = {name: None if x is None else x.to(dtype) for name, x in given.items()}
+        by_class = self.class_bias
+        by_class = None if by_class is None else replace(by_class, values=by_class.values.to(dtype))
+        return replace(self, **given, class_bias=by_class)
 
     def attend(self, backend: str, probes: tuple[ik.Probe, ...] | None = None) -> ik.Attended:
         if backend == "triton":
@@ -86,6 +90,7 @@ class Case:
             sinks=self.sinks,
             alibi=self.alibi,
             bias=self.bias,
+            class_bias=self.class_bias,
             probes=self.probes if probes is None else probes,
             backend="reference" if backend == "reference" else "cpu",
         )
@@ -113,7 +118,23 @@ class Case:
             sinks=wide(self.sinks),
             alibi=wide(self.alibi),
             bias=wide(self.bias),
+            class_values=None if self.class_bias is None else wide(self.class_bias.values),
+            classes=None if self.class_bias is None else self.class_bias.classes.numpy(),
         )
+
+    def added_by_class(self) -> Tensor:
+        """The dense bias that ``class_bias`` stands for, broadcastable to [B, Hq, Tq, Tk]."""
+        assert self.class_bias is not None
+        values, classes = self.class_bias.values, self.class_bias.classes
+        one_hot = torch.arange(values.shape[-1])[:, None] == classes[..., None, :]
+        return torch.where(one_hot[..., None, :, :], values[..., None], 0.0).sum(dim=-2)
+
+    def row_sinks(self) -> Tensor:
+        """The sink of every row, [B, Hq, Tq]; -inf where there are none."""
+        shape = self.q.shape[:3]
+        if self.sinks is None:
+            return torch.full(shape, -torch.inf)
+        return (self.sinks if self.sinks.ndim == 3 else self.sinks[:, None]).expand(shape)
 
 
 def described(value: object) -> str:
@@ -165,6 +186,14 @@ def cases(draw: st.DrawFn, long: bool = False, probes: bool = True) -> Case:
         hiding = draw(st.sampled_from([None, -torch.inf, float(torch.finfo(torch.bfloat16).min)]))
         if hiding is not None:
             bias = bias.masked_fill(torch.rand(bias.shape, generator=random) < 0.3, hiding)
+    class_bias = None
+    if draw(st.sampled_from([False, False, True])):
+        class_bias = draw(class_biases(batch, heads, queries, keys, random))
+    sinks = draw(st.sampled_from([None, (heads,), None, (heads,), (batch, heads, queries)]))
+    if sinks is not None:
+        sinks = 3 * normal(*sinks)
+        if draw(st.booleans()):
+            sinks = sinks.masked_fill(torch.rand(sinks.shape, generator=random) < 0.3, -torch.inf)
     case = Case(
         q=normal(batch, heads, queries, width) * draw(st.sampled_from([1.0, 0.3, 5.0, 1.0, 0.0])),
         k=normal(batch, kv_heads, keys, width),
@@ -173,11 +202,28 @@ def cases(draw: st.DrawFn, long: bool = False, probes: bool = True) -> Case:
         sight=sight,
         scale=draw(st.sampled_from([None, 0.25, -0.5])),
         softcap=draw(st.sampled_from([None, None, 0.5, 30.0])),
-        sinks=3 * normal(heads) if draw(st.booleans()) else None,
+        sinks=sinks,
         alibi=draw(st.sampled_from([0.01, 1.0])) * normal(heads).abs() if draw(st.booleans()) else None,
         bias=bias,
+        class_bias=class_bias,
     )
     return replace(case, probes=draw(probe_sets(case, random))) if probes else case
+
+
+@st.composite
+def class_biases(
+    draw: st.DrawFn, batch: int, heads: int, queries: int, keys: int, random: torch.Generator
+) -> ik.ClassBias:
+    """Values and classes, each shared or of every head or sequence; some values hide their class."""
+    count = draw(st.sampled_from([2, 1, 3, 40]))
+    leading = [(), (batch, heads), (1, heads), (batch, 1)]
+    values = 2 * torch.randn(*draw(st.sampled_from(leading)), queries, count, generator=random).double()
+    hiding = draw(st.sampled_from([-torch.inf, None, float(torch.finfo(torch.bfloat16).min)]))
+    if hiding is not None:
+        values = values.masked_fill(torch.rand(values.shape, generator=random) < 0.4, hiding)
+    kind = draw(st.sampled_from([torch.int64, torch.int32, torch.uint8]))
+    classes = torch.randint(0, count, (*draw(st.sampled_from(leading)), keys), generator=random).to(kind)
+    return ik.ClassBias(values, classes)
 
 
 @st.composite

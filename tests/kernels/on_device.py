@@ -46,6 +46,7 @@ def moved(value: Any, device: str) -> Any:
 def attend(case: Case, probes: tuple[ik.Probe, ...]) -> ik.Attended:
     """The call with backend="triton", its results on the CPU."""
     given = {
-        name: getattr(case, name) for name in ("q", "k", "v", "scale", "softcap", "sinks", "alibi", "bias", "mask")
+        name: getattr(case, name)
+        for name in ("q", "k", "v", "scale", "softcap", "sinks", "alibi", "bias", "class_bias", "mask")
     }
     return moved(ik.attend(**moved(given, DEVICE), probes=moved(probes, DEVICE), backend="triton"), "cpu")

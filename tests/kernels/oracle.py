@@ -79,8 +79,11 @@ def attention_map(
     sinks: np.ndarray | None = None,
     alibi: np.ndarray | None = None,
     bias: np.ndarray | None = None,
+    class_values: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
 ) -> Map:
-    """The map of q [B, Hq, Tq, D] and k [B, Hkv, Tk, D]. bias: broadcastable, or relative [Hq, Tq + Tk - 1]."""
+    """The map of q [B, Hq, Tq, D] and k [B, Hkv, Tk, D]. sinks: [Hq] or [B, Hq, Tq]; bias: broadcastable, or relative
+    [Hq, Tq + Tk - 1]; class_values: [Tq, C] or [B or 1, Hq or 1, Tq, C], with classes [Tk] or [B or 1, Hq or 1, Tk]."""
     batch, heads, queries, width = q.shape
     kv_heads, keys = k.shape[1:3]
     scale = width**-0.5 if scale is None else scale
@@ -102,8 +105,13 @@ def attention_map(
                 added = np.broadcast_to(bias, (batch, heads, queries, keys))[b, h, row]
             visible[b, h, row] &= added >= HIDING_BIAS
             s = s + added
+        if class_values is not None and classes is not None:
+            of_row = _of_head(class_values, b, h, 2)[row]
+            added = np.array([of_row[kind] for kind in _of_head(classes, b, h, 1)])
+            visible[b, h, row] &= added >= HIDING_BIAS
+            s = s + added
         seen = visible[b, h, row]
-        sink = -np.inf if sinks is None else sinks[h]
+        sink = -np.inf if sinks is None else sinks[h] if sinks.ndim == 1 else sinks[b, h, row]
         top = max([sink, *s[seen]])
         if top == -np.inf:
             continue
@@ -112,6 +120,11 @@ def attention_map(
         p[b, h, row, seen] = np.exp(s[seen] - top) / total
         lse[b, h, row] = top + np.log(total)
     return Map(p, visible, scores, lse, sight.offset)
+
+
+def _of_head(x: np.ndarray, b: int, h: int, ndim: int) -> np.ndarray:
+    """What x, of ``ndim`` dimensions or with [B or 1, Hq or 1] before them, holds for a head."""
+    return x if x.ndim == ndim else x[b if x.shape[0] > 1 else 0, h if x.shape[1] > 1 else 0]
 
 
 def output(m: Map, v: np.ndarray) -> np.ndarray:

@@ -97,9 +97,11 @@ def plain_map(case: Case, golden: Map, evaluation: int = 0, dtype: torch.dtype =
         s = s + case.bias.to(dtype)[:, j - torch.arange(queries)[:, None] + queries - 1]
     elif case.bias is not None:
         s = s + case.bias.to(dtype).expand(*s.shape[:2], queries, keys)[..., columns]
+    if case.class_bias is not None:
+        s = s + case.added_by_class().to(dtype)[..., columns]
     s = s.float().masked_fill(~torch.from_numpy(golden.visible)[..., columns], -torch.inf)
     if case.sinks is not None:
-        s = torch.cat([s, case.sinks.float()[:, None, None].expand(*s.shape[:3], 1)], dim=-1)
+        s = torch.cat([s, case.row_sinks().float()[..., None]], dim=-1)
     # A row without a key is not defined for plain attention: the softmax gives NaN.
     p = s.softmax(dim=-1).nan_to_num()[..., columns.argsort()].numpy()
     s, lse = s[..., columns.argsort()].numpy(), s.logsumexp(dim=-1).numpy()

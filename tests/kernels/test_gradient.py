@@ -53,10 +53,11 @@ def dense(case: Case, visible: Tensor, evaluation: int = 0) -> tuple[Tensor, Ten
         s = s + case.bias[:, columns - row + queries - 1]
     elif case.bias is not None:
         s = s + case.bias.expand(*s.shape[:2], queries, keys)[..., columns]
+    if case.class_bias is not None:
+        s = s + case.added_by_class()[..., columns]
     # A finite fill, so that a row without a key has gradients of 0 instead of NaN; its P is set to 0 here.
     s = s.to(wide).masked_fill(~visible[..., columns], -1e30)
-    sinks = torch.full((heads,), -torch.inf) if case.sinks is None else case.sinks
-    s = torch.cat([s, sinks.to(wide)[:, None, None].expand(*s.shape[:3], 1)], dim=-1)
+    s = torch.cat([s, case.row_sinks().to(wide)[..., None]], dim=-1)
     p, p_sink = s.softmax(dim=-1).split([keys, 1], dim=-1)
     p = (p * visible[..., columns]).to(dtype)
     return (p.repeat(1, 1, copies, 1) @ v)[:, :, :queries], p[..., columns.argsort()], p_sink
@@ -93,7 +94,8 @@ def scales(case: Case, visible: Tensor, output_gradient: Tensor) -> dict[str, fl
         return x.unflatten(1, (-1, group)).sum(dim=2)
 
     found = {"q": ds @ k, "k": grouped(ds.mT @ case.q.abs()), "v": grouped(p.mT @ output_gradient.abs())}
-    found["sinks"] = (p_sink * delta).sum(dim=(0, 2, 3))
+    of_rows = p_sink * delta
+    found["sinks"] = of_rows if case.sinks is not None and case.sinks.ndim == 3 else of_rows.sum(dim=(0, 2, 3))
     return {name: float(x.max()) for name, x in found.items()}
 
 

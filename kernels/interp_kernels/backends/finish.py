@@ -24,7 +24,7 @@ class Closing:
 def close(maximum: Tensor, total: Tensor, sinks: Tensor | None) -> tuple[Closing, Tensor]:
     """The factors that close a row's sums, and its log-sum-exp, from m and l = sum_j exp(s_j - m) over the keys.
 
-    maximum, total [b, h, rows]; sinks [h] takes its share of the mass.
+    maximum, total [b, h, rows]; sinks, broadcastable to them, take their share of the mass.
     """
     # Written so that NaN counts as seen: it must show in the results, not vanish as an empty row.
     seen = ~is_hidden(maximum)
@@ -33,7 +33,7 @@ def close(maximum: Tensor, total: Tensor, sinks: Tensor | None) -> tuple[Closing
         inverse = 1 / total
         lse = torch.where(seen, maximum + log_total, -torch.inf)
     else:
-        sink = sinks.to(maximum.dtype)[:, None].expand_as(maximum)
+        sink = sinks.to(maximum.dtype).expand_as(maximum)
         top = torch.maximum(maximum, sink)
         total = total * torch.exp(maximum - top) * seen + torch.exp(sink - top)
         inverse = torch.exp(maximum - top) / total

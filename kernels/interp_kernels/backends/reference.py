@@ -33,7 +33,8 @@ def dense_map(ops: Operands) -> tuple[Tensor, Tensor, Tensor]:
     s, visible = dense_scores(ops)
     logits = s
     if ops.sinks is not None:
-        sinks = ops.sinks.to(s.dtype)[None, :, None, None].expand(*s.shape[:3], 1)
+        sinks = ops.sinks if ops.sinks.ndim == 3 else ops.sinks[None, :, None]
+        sinks = sinks.to(s.dtype)[..., None].expand(*s.shape[:3], 1)
         logits = torch.cat([s, sinks], dim=-1)
     # The softmax and not exp(s - lse): it loses the digits that a large log-sum-exp has before its point.
     # A row that sees no key gives NaN there without sinks; its probabilities are 0.
@@ -57,6 +58,9 @@ def dense_scores(ops: Operands) -> tuple[Tensor, Tensor]:
     if ops.relative_bias is not None:
         entry = j[None, :] - torch.arange(ops.queries, device=device)[:, None] + ops.queries - 1
         s = s + ops.relative_bias.to(dtype)[:, entry]
+    if ops.class_values is not None and ops.classes is not None:
+        values = ops.class_values.to(dtype).expand(ops.batch, ops.heads, -1, -1)
+        s = s + values.gather(-1, ops.classes[:, :, None].expand(s.shape))
     batch = torch.arange(ops.batch, device=device)[:, None, None, None]
     visible = ops.mask.allows(i[:, None], j[None, :], batch) & ~(s <= HIDING)
     return s.masked_fill(~visible, -torch.inf), visible

@@ -107,7 +107,7 @@ class Scorer:
 
     def __init__(self, ops: Operands) -> None:
         self.ops = ops
-        added = (ops.softcap, ops.alibi, ops.bias, ops.relative_bias)
+        added = (ops.softcap, ops.alibi, ops.bias, ops.relative_bias, ops.class_values)
         self.by_position = not ops.mask.is_per_batch
         self.is_product = self.by_position and all(x is None for x in added)
         self.held: tuple[slice, slice] | None = None
@@ -167,7 +167,11 @@ class Float32:
 
 
 def _as_array(sinks: Tensor | None) -> np.ndarray:
-    return np.zeros(0, np.float32) if sinks is None else sinks.detach().to(torch.float32).contiguous().numpy()
+    """[B or 1, Hq, Tq or 1], or [0, 0, 0] where there are none."""
+    if sinks is None:
+        return np.zeros((0, 0, 0), np.float32)
+    sinks = sinks if sinks.ndim == 3 else sinks[None, :, None]
+    return sinks.detach().to(torch.float32).contiguous().numpy()
 
 
 class RowPass:

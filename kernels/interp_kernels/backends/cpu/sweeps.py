@@ -349,19 +349,20 @@ def row_sweep(  # noqa: PLR0912, PLR0915 - one sweep: a score is touched while i
             at += 1
 
 
-@compiled("void(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1], int64[::1])")
+@compiled("void(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, :, ::1], int64[::1])")
 def close_rows(output, state, ends, sinks, place):
     """What ``finish.close`` does, for the rows of a block; their output is divided by l.
 
-    ends [3, n]: 1 / l, ln l and the log-sum-exp; sinks [Hq], or [0] where there are none.
+    ends [3, n]: 1 / l, ln l and the log-sum-exp; sinks [B or 1, Hq, Tq or 1], or [0, 0, 0] where there are none.
     """
     _whole_vectors()
-    _, heads, head, rows, _, _, _ = place
+    sequence, heads, head, rows, first_row, _, _ = place
     for r in range(output.shape[0]):
         m, total = state[0, r], state[1, r]
         hidden = m <= HIDDEN
         if sinks.shape[0] > 0:
-            sink = sinks[head + (r // rows) % heads]
+            b, query = sequence + r // (rows * heads), first_row + r % rows
+            sink = sinks[b % sinks.shape[0], head + (r // rows) % heads, query % sinks.shape[2]]
             top = _larger(m, sink)
             share = f32(0.0) if hidden else np.exp(m - top)
             whole = total * share + np.exp(sink - top)

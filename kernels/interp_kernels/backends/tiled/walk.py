@@ -15,7 +15,7 @@ from interp_kernels.backends.finish import Closing, close, finished, finished_in
 from interp_kernels.backends.tiled.accumulate import ROW_PROBES, IndexedProbe, RowProbe, Tile
 from interp_kernels.backends.tiled.columns import COLUMN_PROBES
 from interp_kernels.operands import Operands
-from interp_kernels.tiles import HIDDEN, TILE_CELLS, Block, blocks, scores
+from interp_kernels.tiles import HIDDEN, TILE_CELLS, Block, blocks, rows_sinks, scores
 
 
 def run(
@@ -114,7 +114,7 @@ class _Walk:
 
     def _close(self, block: Block, maximum: Tensor, total: Tensor) -> Closing:
         """Write the log-sum-exp, with the sink's share, and give the factors that close the row's sums."""
-        sinks = None if self.ops.sinks is None else self.ops.sinks[block.head]
+        sinks = None if self.ops.sinks is None else rows_sinks(self.ops.sinks, block)
         closing, lse = close(maximum, total, sinks)
         self.lse[block.batch, block.head, block.rows] = lse
         self.seen[block.batch, block.head, block.rows] = closing.seen

@@ -49,7 +49,8 @@ def forward(call: Call, statistics: RowStatistics, kept: Kept) -> Forwarded:
     """Run the pass, and the small one that turns the tiles of maxima into keys."""
     ops = call.ops
     few = ops.queries <= FEW
-    packed = few and ops.group > 1 and not statistics.is_per_head
+    classes_per_head = ops.classes is not None and ops.classes.shape[1] > 1
+    packed = few and ops.group > 1 and not statistics.is_per_head and not classes_per_head
     rows = ops.queries * (ops.group if packed else 1)
     units = ops.batch * (ops.kv_heads if packed else ops.heads)
     splits = _splits(ops.keys, units, ops.q.device) if few else 1

@@ -48,11 +48,15 @@ def prepared(ops: Operands) -> Call:
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (ops.q, ops.k, ops.v))
     mask, d, dv = ops.mask, q.shape[-1], v.shape[-1]
     softcap = ops.softcap is not None
-    has_biases = any(x is not None for x in (ops.alibi, ops.bias, ops.relative_bias))
+    has_biases = any(x is not None for x in (ops.alibi, ops.bias, ops.relative_bias, ops.class_values))
     gain = abs(ops.scale) if ops.softcap is None else ops.softcap
     nat = 1.0 if has_biases else gain
     c = nat * LOG2E
     bias, bias_strides = _bias(ops)
+    classes, values = ops.classes, ops.class_values
+    if classes is not None and values is not None:
+        classes = classes.to(torch.int32).contiguous()
+        values = values if values.stride(-1) == 1 else values.contiguous()
     documents = None if mask.documents is None else ranked(mask.documents)
     arguments: dict[str, Any] = {
         "q_ptr": q,
@@ -64,6 +68,8 @@ def prepared(ops: Operands) -> Call:
         "sink_ptr": _flat(ops.sinks),
         "alibi_ptr": _flat(ops.alibi),
         "bias_ptr": bias,
+        "class_ptr": classes,
+        "class_bias_ptr": values,
         "heads": ops.heads,
         "group": ops.group,
         "queries": ops.queries,
@@ -84,8 +90,10 @@ def prepared(ops: Operands) -> Call:
         "KEEP": mask.keep is not None,
         "DOCUMENTS": documents is not None,
         "SINKS": ops.sinks is not None,
+        "ROW_SINKS": ops.sinks is not None and ops.sinks.ndim == 3,
         "ALIBI": ops.alibi is not None,
         "BIAS": bias is not None,
+        "CLASSES": values is not None,
         "SOFTCAP": softcap,
         "NEGATIVE": ops.scale < 0,
         "PRECISION": "ieee",
@@ -94,6 +102,10 @@ def prepared(ops: Operands) -> Call:
         arguments |= {f"{name}_b": x.stride(0), f"{name}_h": x.stride(1), f"{name}_t": x.stride(2)}
     for name, stride in zip("bhij", bias_strides, strict=True):
         arguments[f"bias_{name}"] = stride
+    for name, stride in zip("bh", _strides(classes, 2), strict=True):
+        arguments[f"class_{name}"] = stride
+    for name, stride in zip("bhi", _strides(values, 3), strict=True):
+        arguments[f"class_bias_{name}"] = stride
     return Call(replace(ops, q=q, k=k, v=v), arguments, nat, arguments["hidden"], c)
 
 
@@ -122,8 +134,15 @@ def _bias(ops: Operands) -> tuple[Tensor | None, tuple[int, int, int, int]]:
         return relative[:, ops.queries - 1 :], (0, relative.stride(0), -1, 1)
     if ops.bias is None:
         return None, (0, 0, 0, 0)
-    strides = [0 if size == 1 else step for size, step in zip(ops.bias.shape, ops.bias.stride(), strict=True)]
-    return ops.bias, (strides[0], strides[1], strides[2], strides[3])
+    b, h, i, j = _strides(ops.bias, 4)
+    return ops.bias, (b, h, i, j)
+
+
+def _strides(x: Tensor | None, count: int) -> list[int]:
+    """Of the first dimensions; 0 along those that are broadcast, and where there is no tensor."""
+    if x is None:
+        return [0] * count
+    return [0 if size == 1 else step for size, step in zip(x.shape[:count], x.stride(), strict=False)]
 
 
 def _flat(x: Tensor | None) -> Tensor | None:

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from interp_kernels.backends.triton.device.linear import zeros
 from interp_kernels.backends.triton.device.scores import (
+    LENGTHS,
     head_inputs,
     load_rows,
     open_span,
@@ -59,18 +60,15 @@ def plus(a, b, N: tl.constexpr):
     return out
 
 
-@triton.jit(
-    do_not_specialize=[
-        "heads", "group", "queries", "keys", "offset", "window", "document_b", "weight_n", "count_n",
-    ],
-)  # fmt: skip
+@triton.jit(do_not_specialize=[*LENGTHS, "weight_n", "count_n"])
 def columns_kernel(
     q_ptr, k_ptr, shift_ptr, weight_ptr, count_ptr, sum_ptr, seen_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
-    q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b, weight_n, count_n,
+    q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
+    class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i, weight_n, count_n,
     heads, group, queries, keys, offset, window, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
-    ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
     WEIGHTS: tl.constexpr, COUNTS: tl.constexpr, AT_MOST_ONE: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -108,13 +106,14 @@ def columns_kernel(
         i = row + offset
         q = load_rows(q_here + tl.cast(start, tl.int64) * q_t, q_t, lane, valid, D, D_PAD)
         s = tl.dot(k, tl.trans(q), input_precision=PRECISION)
-        keep_here, document_here, document_i, slope, bias_here = head_inputs(
-            batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
-            keys, KEEP, DOCUMENTS, ALIBI, BIAS,
+        keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here = head_inputs(
+            batch, head, head + 0 * row, row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr,
+            bias_ptr, bias_b, bias_h, class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
+            keys, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES,
         )  # fmt: skip
         s = transformed(
-            s, i[None, :], j[:, None], row[None, :], slope[None, :], bias_here[None, :], bias_i, bias_j, queries, keys,
-            gain, inner, hidden, ALIBI, BIAS, SOFTCAP,
+            s, i[None, :], j[:, None], row[None, :], slope[None, :], bias_here[None, :], bias_i, bias_j,
+            class_here, class_bias_here[None, :], queries, keys, gain, inner, hidden, ALIBI, BIAS, CLASSES, SOFTCAP,
         )  # fmt: skip
         shift = tl.load(shift_ptr + rows_before + row, mask=valid, other=0.0)
         x = (s - shift[None, :]) * c
@@ -125,7 +124,7 @@ def columns_kernel(
         last = tl.minimum(start + BLOCK_M, queries) - 1 + offset
         open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
         # A bias may hide keys anywhere.
-        whole = (open_lo <= first_key) & (last_key < open_hi) & (not BIAS)
+        whole = (open_lo <= first_key) & (last_key < open_hi) & (not (BIAS or CLASSES))
         weights = weight_ptr + rows_before + row
         counts = count_ptr
         if COUNTS > 0:
@@ -138,7 +137,7 @@ def columns_kernel(
                 i[None, :], j[:, None], document_i[None, :], keep_here, document_here, keys, window,
                 CAUSAL, WINDOW, KEEP, DOCUMENTS,
             ) & valid[None, :]  # fmt: skip
-            if BIAS:
+            if BIAS or CLASSES:
                 seen = seen & ~(s <= 0.5 * hidden)
             added = seen_sums(p, seen, weights, weight_n, valid, WEIGHTS)
             counted = seen_sums(1.0, seen, counts, count_n, valid, COUNTS)

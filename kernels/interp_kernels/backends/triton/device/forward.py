@@ -11,34 +11,28 @@ import triton.language as tl
 
 from interp_kernels.backends.triton.device.ends import closed, entropy
 from interp_kernels.backends.triton.device.linear import gathered, load_each, zeros
-from interp_kernels.backends.triton.device.scores import head_inputs, key_span, load_rows, open_span, tile_scores
-
-LENGTHS = [
-    "heads",
-    "group",
-    "queries",
-    "keys",
-    "offset",
-    "window",
-    "query_label_n",
-    "label_n",
-    "weight_c",
-    "document_b",
-    "splits",
-]
-"""Arguments that change from call to call, of which Triton shall make no special cases."""
+from interp_kernels.backends.triton.device.scores import (
+    LENGTHS,
+    head_inputs,
+    key_span,
+    load_rows,
+    open_span,
+    tile_scores,
+)
 
 
-@triton.jit(do_not_specialize=LENGTHS)
+@triton.jit(do_not_specialize=[*LENGTHS, "query_label_n", "label_n", "weight_c", "splits"])
 def forward_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, shift_ptr, factor_ptr, tile_ptr, entropy_ptr, linear_ptr,
     keep_ptr, document_ptr, sink_ptr, alibi_ptr, bias_ptr, query_label_ptr, label_ptr, weight_ptr, reach_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, bias_b, bias_h, bias_i, bias_j, document_b,
+    class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
     query_label_n, label_n, weight_b, weight_h, weight_c,
     heads, group, queries, keys, offset, window, splits, c, gain, inner, nat, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr, DV: tl.constexpr, DV_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
-    SINKS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
+    SINKS: tl.constexpr, ROW_SINKS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr,
+    SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
     STATE: tl.constexpr, ENTROPY: tl.constexpr, PEAK: tl.constexpr, LABELS: tl.constexpr, STRICT: tl.constexpr,
     MASSES: tl.constexpr, DISTANCES: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -83,9 +77,10 @@ def forward_kernel(
         q = -q
     k_ptr += batch * k_b + kv.to(tl.int64) * k_h
     v_ptr += batch * v_b + kv.to(tl.int64) * v_h
-    keep_here, document_here, document_i, slope, bias_here = head_inputs(
-        batch, h, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
-        KEEP, DOCUMENTS, ALIBI, BIAS,
+    keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here = head_inputs(
+        batch, head, h, row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
+        class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i, keys,
+        KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES,
     )  # fmt: skip
     labels = ()
     label_here = label_ptr
@@ -113,9 +108,9 @@ def forward_kernel(
     for begin in tl.range(lo, hi, BLOCK_N):
         start = tl.multiple_of(begin, BLOCK_N)
         s = tile_scores(
-            q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
-            queries, keys, window, gain, inner, hidden, open_lo, open_hi,
-            D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, BLOCK_N,
+            q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here,
+            document_i, keep_here, document_here, queries, keys, window, gain, inner, hidden, open_lo, open_hi,
+            D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N,
         )  # fmt: skip
         tile_max = tl.max(s, 1)
         risen = tl.maximum(m, tile_max)
@@ -150,7 +145,7 @@ def forward_kernel(
     else:
         sink = m
         if SINKS:
-            sink = tl.load(sink_ptr + h, mask=valid, other=0.0).to(tl.float32)
+            sink = tl.load(sink_ptr + (at if ROW_SINKS else h), mask=valid, other=0.0).to(tl.float32)
         factor, log_whole, lse = closed(m, total, sink, nat, hidden, SINKS)
         acc = acc * factor[:, None]
         value = entropy(total, moment, factor, log_whole, nat)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.device.scores import key_span, open_span, rows_of_head, tile_scores
+from interp_kernels.backends.triton.device.scores import LENGTHS, key_span, open_span, rows_of_head, tile_scores
 
 
-@triton.jit(do_not_specialize=["heads", "group", "queries", "keys", "offset", "window", "document_b"])
+@triton.jit(do_not_specialize=LENGTHS)
 def largest_kernel(
     q_ptr, k_ptr, score_ptr, index_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
+    class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
     heads, group, queries, keys, offset, window, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
-    ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
     TAKEN: tl.constexpr, PLACES: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -32,10 +33,11 @@ def largest_kernel(
     valid = row < queries
     first = offset + block * BLOCK_M
     last = offset + tl.minimum(block * BLOCK_M + BLOCK_M, queries) - 1
-    i, q, k_here, keep_here, document_here, document_i, slope, bias_here = rows_of_head(
+    i, q, k_here, keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here = rows_of_head(
         unit, row, valid, offset, heads, group, keys, q_ptr, q_b, q_h, q_t, k_ptr, k_b, k_h,
         keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
-        D, D_PAD, KEEP, DOCUMENTS, ALIBI, BIAS, NEGATIVE,
+        class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
+        D, D_PAD, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, NEGATIVE,
     )  # fmt: skip
     lo, hi = key_span(first, last, keys, window, CAUSAL, WINDOW)
     open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
@@ -48,9 +50,9 @@ def largest_kernel(
     least = tl.zeros([BLOCK_M], tl.float32) + hidden
     for start in tl.range(lo, hi, BLOCK_N):
         s = tile_scores(
-            q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
-            queries, keys, window, gain, inner, hidden, open_lo, open_hi,
-            D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, SOFTCAP, PRECISION, BLOCK_N,
+            q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here,
+            document_i, keep_here, document_here, queries, keys, window, gain, inner, hidden, open_lo, open_hi,
+            D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N,
         )  # fmt: skip
         top = tl.max(s, 1)
         while tl.max((top > least).to(tl.int32), 0) > 0:

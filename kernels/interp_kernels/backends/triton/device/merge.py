@@ -14,8 +14,8 @@ def merge_kernel(
     part_out_ptr, part_shift_ptr, part_factor_ptr, part_tile_ptr, part_entropy_ptr, part_linear_ptr,
     out_ptr, lse_ptr, shift_ptr, factor_ptr, tile_ptr, entropy_ptr, linear_ptr, sink_ptr,
     heads, queries, rows, splits, c, nat, hidden,
-    DV: tl.constexpr, DV_PAD: tl.constexpr, SINKS: tl.constexpr, STATE: tl.constexpr, ENTROPY: tl.constexpr,
-    PEAK: tl.constexpr, LINEAR: tl.constexpr, BLOCK_M: tl.constexpr,
+    DV: tl.constexpr, DV_PAD: tl.constexpr, SINKS: tl.constexpr, ROW_SINKS: tl.constexpr, STATE: tl.constexpr,
+    ENTROPY: tl.constexpr, PEAK: tl.constexpr, LINEAR: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """Parts [splits, rows, ...] as the forward kernel writes them with SPLIT, linear ones [G, splits, rows]; results as it
     writes them without. m = max m_n, a_n = 2^((m_n - m) c); sums are a_n g_n, the entropy's a_n (u_n + (m_n - m) l_n)."""
@@ -53,7 +53,8 @@ def merge_kernel(
         acc += a[:, None] * tl.load(part_out_ptr + here[:, None] * DV + column[None, :], mask=inside, other=0.0)
     sink = m
     if SINKS:
-        sink = tl.load(sink_ptr + at // queries % heads, mask=valid, other=0.0).to(tl.float32)
+        place = at if ROW_SINKS else at // queries % heads
+        sink = tl.load(sink_ptr + place, mask=valid, other=0.0).to(tl.float32)
     factor, log_whole, lse = closed(m, total, sink, nat, hidden, SINKS)
     tl.store(lse_ptr + at, lse, mask=valid)
     if STATE:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.device.scores import load_rows, rows_of_head, transformed, visible
+from interp_kernels.backends.triton.device.scores import LENGTHS, load_rows, rows_of_head, transformed, visible
 
 
-@triton.jit(do_not_specialize=["heads", "group", "queries", "keys", "offset", "window", "document_b", "offsets"])
+@triton.jit(do_not_specialize=[*LENGTHS, "offsets"])
 def pairs_kernel(
     q_ptr, k_ptr, shift_ptr, factor_ptr, offsets_ptr, value_ptr, exists_ptr,
     keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
+    class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
     heads, group, queries, keys, offset, window, offsets, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
-    ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
     AT_MOST_ONE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """value [B, Hq, Tq, offsets] and whether the pair exists and is visible, for the distances d at offsets_ptr."""
@@ -28,10 +29,11 @@ def pairs_kernel(
     unit = tl.program_id(0) // blocks
     row = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     valid = row < queries
-    i, q, k_here, keep_here, document_here, document_i, slope, bias_here = rows_of_head(
+    i, q, k_here, keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here = rows_of_head(
         unit, row, valid, offset, heads, group, keys, q_ptr, q_b, q_h, q_t, k_ptr, k_b, k_h,
         keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
-        D, D_PAD, KEEP, DOCUMENTS, ALIBI, BIAS, NEGATIVE,
+        class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
+        D, D_PAD, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, NEGATIVE,
     )  # fmt: skip
     at = unit.to(tl.int64) * queries + row
     shift = tl.load(shift_ptr + at, mask=valid, other=0.0)
@@ -43,8 +45,9 @@ def pairs_kernel(
         square = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         s = tl.sum(tl.where(row[:, None] == row[None, :], square, 0.0), 1)
         s = transformed(
-            s, i, j, row, slope, bias_here, bias_i, bias_j, queries, keys, gain, inner, hidden, ALIBI, BIAS, SOFTCAP
-        )
+            s, i, j, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here, queries, keys, gain, inner, hidden,
+            ALIBI, BIAS, CLASSES, SOFTCAP,
+        )  # fmt: skip
         seen = visible(
             i, j, document_i, keep_here, document_here, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS
         ) & ~(s <= 0.5 * hidden)  # fmt: skip

@@ -18,6 +18,11 @@ HIDING = tl.constexpr(-4.2535295865117308e37)
 """A logit at or below it is hidden by its bias: -2^125, as in ``interp_kernels.tiles``."""
 
 
+LENGTHS = ["heads", "group", "queries", "keys", "offset", "window", "document_b"]
+LENGTHS += ["class_b", "class_h", "class_bias_b", "class_bias_h", "class_bias_i"]
+"""Arguments of every kernel that scores, which change from call to call: Triton shall make no special cases of them."""
+
+
 @triton.jit
 def load_rows(ptr, stride, index, valid, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """Rows ``index`` [R] of a matrix, [R, PADDED]; 0 where the row is not valid and beyond WIDTH."""
@@ -44,16 +49,17 @@ def tanh(x):
 
 @triton.jit
 def transformed(
-    s, i, j, row, slope, bias_ptr, bias_i, bias_j, queries, keys, gain, inner, hidden,
-    ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr,
+    s, i, j, row, slope, bias_ptr, bias_i, bias_j, class_here, class_bias_here, queries, keys, gain, inner, hidden,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr,
 ):  # fmt: skip
-    """Dot products q_i . k_j to scores. slope: that of the head; bias_ptr: at its first entry.
+    """Dot products q_i . k_j to scores. slope: that of the head; bias_ptr: at its first entry; class_here: at the class of
+    the first key, the same for all rows; class_bias_here: at the row's first value.
 
     gain: nats a unit of the plain or capped score, for what ALiBi and biases are added to.
     """
     if SOFTCAP:
         s = tanh(s * inner)
-    if ALIBI or BIAS:
+    if ALIBI or BIAS or CLASSES:
         s = s * gain
     if ALIBI:
         s = s - slope * tl.abs(i - j).to(tl.float32)
@@ -61,6 +67,12 @@ def transformed(
         inside = (row < queries) & (j >= 0) & (j < keys)
         added = tl.load(bias_ptr + row.to(tl.int64) * bias_i + j.to(tl.int64) * bias_j, mask=inside, other=0.0)
         s = s + added.to(tl.float32)
+    if CLASSES:
+        inside = (j >= 0) & (j < keys)
+        column = tl.load(class_here + j, mask=inside, other=0)
+        added = tl.load(class_bias_here + column, mask=(row < queries) & inside, other=0.0)
+        s = s + added.to(tl.float32)
+    if BIAS or CLASSES:
         # Not a maximum, which would turn NaN into a hidden key.
         s = tl.where(s <= HIDING, hidden, s)
     return s
@@ -89,15 +101,16 @@ def visible(
 
 @triton.jit
 def tile_scores(
-    q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, document_i, keep_here, document_here,
-    queries, keys, window, gain, inner, hidden, open_lo, open_hi,
+    q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here,
+    document_i, keep_here, document_here, queries, keys, window, gain, inner, hidden, open_lo, open_hi,
     D: tl.constexpr, D_PAD: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr,
-    DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr,
+    DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Scores of the queries q [M, D_PAD] and the keys from ``start``, [M, BLOCK_N], ``hidden`` where a key is hidden.
 
-    k_here, keep_here, document_here: at the sequence's (and head's) first key; slope, bias_here: [M], see ``head_inputs``.
+    k_here, keep_here, document_here, class_here: at the sequence's (and head's) first key; slope, bias_here,
+    class_bias_here: [M], see ``head_inputs``.
     Keys of [open_lo, open_hi) are known to be seen by all: a tile of these takes no mask.
     """
     lane = tl.arange(0, BLOCK_N)
@@ -105,8 +118,8 @@ def tile_scores(
     k = load_rows(k_here + tl.cast(start, tl.int64) * k_t, k_t, lane, j < keys, D, D_PAD)
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     s = transformed(
-        s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j, queries, keys,
-        gain, inner, hidden, ALIBI, BIAS, SOFTCAP,
+        s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j,
+        class_here, class_bias_here[:, None], queries, keys, gain, inner, hidden, ALIBI, BIAS, CLASSES, SOFTCAP,
     )  # fmt: skip
     if (start < open_lo) | (start + BLOCK_N > open_hi):
         seen = visible(
@@ -119,12 +132,14 @@ def tile_scores(
 
 @triton.jit
 def head_inputs(
-    batch, h, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
-    KEEP: tl.constexpr, DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr,
+    batch, head, h, row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
+    class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i, keys,
+    KEEP: tl.constexpr, DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """keep and documents at the sequence's first key; for queries at positions i of the heads h, all [M]: their document,
-    their slope, and where their head's bias begins. What the call has not is filled with i."""
-    keep_here, document_here, document_i, slope, bias_here = i, i, i, i, i
+    """keep, documents and the classes of ``head`` at the sequence's first key; for queries ``row`` at positions i of the
+    heads h, all [M]: their document, their slope, where their head's bias begins, and where their own values by class do.
+    What the call has not is filled with i."""
+    keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here = i, i, i, i, i, i, i
     if KEEP:
         keep_here = keep_ptr + batch * keys
     if DOCUMENTS:
@@ -134,15 +149,20 @@ def head_inputs(
         slope = tl.load(alibi_ptr + h, mask=valid, other=0.0).to(tl.float32)
     if BIAS:
         bias_here = bias_ptr + batch * bias_b + h.to(tl.int64) * bias_h
-    return keep_here, document_here, document_i, slope, bias_here
+    if CLASSES:
+        class_here = class_ptr + batch * class_b + head.to(tl.int64) * class_h
+        class_bias_here = class_bias_ptr + batch * class_bias_b + h.to(tl.int64) * class_bias_h
+        class_bias_here += row.to(tl.int64) * class_bias_i
+    return keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here
 
 
 @triton.jit
 def rows_of_head(
     unit, row, valid, offset, heads, group, keys, q_ptr, q_b, q_h, q_t, k_ptr, k_b, k_h,
     keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
+    class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
     D: tl.constexpr, D_PAD: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr,
-    BIAS: tl.constexpr, NEGATIVE: tl.constexpr,
+    BIAS: tl.constexpr, CLASSES: tl.constexpr, NEGATIVE: tl.constexpr,
 ):  # fmt: skip
     """What a block of rows of one head works on; unit = sequence x heads + head, row [M] the query indices.
 
@@ -156,11 +176,12 @@ def rows_of_head(
     if NEGATIVE:
         q = -q
     k_here = k_ptr + batch * k_b + kv * k_h
-    keep_here, document_here, document_i, slope, bias_here = head_inputs(
-        batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h, keys,
-        KEEP, DOCUMENTS, ALIBI, BIAS,
+    keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here = head_inputs(
+        batch, head, head + 0 * row, row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
+        class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i, keys,
+        KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES,
     )  # fmt: skip
-    return i, q, k_here, keep_here, document_here, document_i, slope, bias_here
+    return i, q, k_here, keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here
 
 
 @triton.jit

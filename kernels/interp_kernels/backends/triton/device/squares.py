@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.device.scores import head_inputs, key_span, load_rows, transformed, visible
+from interp_kernels.backends.triton.device.scores import LENGTHS, head_inputs, key_span, load_rows, transformed, visible
 
 
 @triton.jit
@@ -20,14 +20,15 @@ def greatest(x, AXIS: tl.constexpr):
     return tl.reduce(x, AXIS, larger)
 
 
-@triton.jit(do_not_specialize=["heads", "group", "queries", "keys", "offset", "window", "document_b", "size"])
+@triton.jit(do_not_specialize=[*LENGTHS, "size"])
 def squares_kernel(
     q_ptr, k_ptr, shift_ptr, factor_ptr, chosen_ptr, value_ptr, keep_ptr, document_ptr, alibi_ptr, bias_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, bias_b, bias_h, bias_i, bias_j, document_b,
+    class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
     heads, group, queries, keys, offset, window, size, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
-    ALIBI: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
     CHOSEN: tl.constexpr, MEAN: tl.constexpr, AT_MOST_ONE: tl.constexpr, PIECE: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -69,9 +70,10 @@ def squares_kernel(
         q = load_rows(q_here, q_t, row.to(tl.int64), valid, D, D_PAD)
         if NEGATIVE:
             q = -q
-        keep_here, document_here, document_i, slope, bias_here = head_inputs(
-            batch, head + 0 * row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr, bias_ptr, bias_b, bias_h,
-            keys, KEEP, DOCUMENTS, ALIBI, BIAS,
+        keep_here, document_here, document_i, slope, bias_here, class_here, class_bias_here = head_inputs(
+            batch, head, head + 0 * row, row, i, valid, keep_ptr, document_ptr, document_b, alibi_ptr,
+            bias_ptr, bias_b, bias_h, class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
+            keys, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES,
         )  # fmt: skip
         shift = tl.load(shift_ptr + rows_before + row, mask=valid, other=0.0)
         factor = tl.load(factor_ptr + rows_before + row, mask=valid, other=0.0)
@@ -86,8 +88,8 @@ def squares_kernel(
             k = load_rows(k_here, k_t, j.to(tl.int64), j < column_end, D, D_PAD)
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             s = transformed(
-                s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j, queries,
-                keys, gain, inner, hidden, ALIBI, BIAS, SOFTCAP,
+                s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j,
+                class_here, class_bias_here[:, None], queries, keys, gain, inner, hidden, ALIBI, BIAS, CLASSES, SOFTCAP,
             )  # fmt: skip
             seen = visible(
                 i[:, None], j[None, :], document_i[:, None], keep_here, document_here, keys, window,
