@@ -8,25 +8,22 @@ rules and padding (see ``rules``), and a KV cache is not tried.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from interp.errors import InputError, RunError
 from interp.models.call import AttentionCall
+from interp.models.hooking import IMPLEMENTATION, is_recording, own_attention, own_visibility, recorded, recording_of
 from interp.models.layers import AttentionLayer, LayerKey, LayersOf
-from interp.models.visibility import attention_visibility
+from interp.models.visibility import CacheMask, attention_visibility
 from interp_kernels import Attended, Mask, Probe
-
-IMPLEMENTATION = "interp"
-"""Name of our attention function in transformers' registry."""
 
 
 class Edit(Protocol):
@@ -62,13 +59,8 @@ class Recording:
         """The layer whose turn it is in ``module``.
 
         Raises:
-            InputError: the module was not in the model when it was loaded.
             RunError: it attends more often than it has layers.
         """
-        if module not in self.layers:
-            raise InputError(
-                f"{type(module).__name__} was not part of the model when it was loaded; load the changed model again"
-            )
         served = self.layers[module]
         for layer in served:
             if layer.key not in self.seen:
@@ -79,16 +71,27 @@ class Recording:
         )
 
 
-class _Current(threading.local):
-    """This thread's recording. Not a ContextVar, which torch.compile cannot trace."""
-
-    recording: Recording | None = None
-
-
-_current = _Current()
-
-
 def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Mask | Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The attention of a configuration that names ours: recorded, or the module's own where this thread does not record it."""
+    recording = recording_of(module)
+    if recording is not None:
+        return _recorded(recording, module, query, key, value, attention_mask, **options)
+    if isinstance(attention_mask, Mask):
+        # Made for another model with the same configuration object, which this thread records.
+        plain = Recording({module: (AttentionLayer("", 0, "", None),)}, lambda _: (), lambda *_: None)
+        return _recorded(plain, module, query, key, value, attention_mask, **options)
+    return own_attention(module)(module, query, key, value, attention_mask, **options)
+
+
+def _recorded(
+    recording: Recording,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -107,18 +110,21 @@ def attention_forward(
     Who sees whom comes from the Mask that ``attention_visibility`` made, never from keyword arguments, which some
     architectures set to other values (window plus one) or not at all.
     """
-    recording = _current.recording
-    if recording is None:
-        raise RunError(
-            f"the model's attention is set to {IMPLEMENTATION!r} outside of a capture; "
-            "use HookedModel.capture, or model.set_attn_implementation('sdpa') to give it its own back"
-        )
     layer = recording.layer_of(module)
     if dropout:
         raise InputError(f"layer {layer.key}: attention dropout {dropout} is on; call model.eval() first")
     mask = _mask_of(module, layer, query, key, attention_mask, is_causal)
     call = AttentionCall(
-        layer, query, key, value, mask, scale=scaling, softcap=softcap, sinks=s_aux, bias=position_bias
+        layer,
+        query,
+        key,
+        value,
+        mask,
+        scale=scaling,
+        softcap=softcap,
+        sinks=s_aux,
+        bias=position_bias,
+        first_key=mask.first_key if isinstance(mask, CacheMask) else 0,
     )
     return watched(call, recording).transpose(1, 2).contiguous(), None
 
@@ -174,21 +180,18 @@ def _mask_of(
     return Mask.causal() if causal and query.shape[2] > 1 and layer.stack != "cross" else Mask.full()
 
 
+def mask_of_call(**arguments: Any) -> Mask | Tensor | None:
+    """Who sees whom, for a configuration that names our attention: our Mask, or in a thread that records nothing its own."""
+    return attention_visibility(**arguments) if is_recording() else own_visibility(arguments["config"])(**arguments)
+
+
 AttentionInterface.register(IMPLEMENTATION, attention_forward)
-AttentionMaskInterface.register(IMPLEMENTATION, attention_visibility)
+AttentionMaskInterface.register(IMPLEMENTATION, mask_of_call)
 
 
-@contextmanager
-def hooked(model: PreTrainedModel, recording: Recording) -> Iterator[None]:
-    """While it lasts, the model's attention runs through ``attend`` and reports to ``recording``; then it is as before."""
-    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
-    before = [(config, config._attn_implementation_internal) for config in configs.values()]
-    outer, _current.recording = _current.recording, recording
-    try:
-        for config in configs.values():
-            config._attn_implementation_internal = IMPLEMENTATION
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation
-        _current.recording = outer
+def hooked(model: nn.Module, recording: Recording) -> AbstractContextManager[None]:
+    """While it lasts, the model's attention runs through ``attend`` and reports to ``recording``; then it is as before.
+
+    For this thread only: another that runs the model meanwhile gets its own attention, or a recording of its own.
+    """
+    return recorded(model, recording)
