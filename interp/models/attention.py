@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from interp.errors import InputError, RunError
 from interp.models.call import AttentionCall
+from interp.models.editing import edits_on
 from interp.models.hooking import IMPLEMENTATION, is_recording, own_attention, own_visibility, recorded, recording_of
 from interp.models.layers import AttentionLayer, LayerKey, LayersOf
 from interp.models.visibility import CacheMask, attention_visibility
@@ -45,8 +46,9 @@ class Recording:
     layers: the model's attention modules and the layers that they serve
     probes_of: call -> the probes to measure in it (empty: attention only)
     record: called with each call, as edited, and what ``attend`` returned for it, in order
-    edits: what is changed on the way, one after another
+    edits: what is changed on the way, one after another, after the edits in force on the model in this thread
     seen: the layers that attended, in order
+    is_standing: it outlives a forward run; when a layer's turn comes again, the next has begun
     """
 
     layers: LayersOf
@@ -54,6 +56,10 @@ class Recording:
     record: Callable[[AttentionCall, Attended], None]
     edits: Sequence[Edit] = ()
     seen: list[LayerKey] = field(default_factory=list)
+    is_standing: bool = False
+
+    def __post_init__(self) -> None:
+        self.edits = (*edits_on(self.layers), *self.edits)
 
     def layer_of(self, module: nn.Module) -> AttentionLayer:
         """The layer whose turn it is in ``module``.
@@ -65,6 +71,9 @@ class Recording:
         for layer in served:
             if layer.key not in self.seen:
                 return layer
+        if self.is_standing:
+            self.seen.clear()
+            return served[0]
         raise RunError(
             f"layer {served[-1].key} ran its attention twice in one forward run; this architecture is not supported for "
             "capture yet"

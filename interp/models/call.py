@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from interp.models.layers import AttentionLayer
-from interp_kernels import Attended, Mask, Probe, attend
+from interp_kernels import Attended, ClassBias, Mask, Probe, attend
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,10 @@ class AttentionCall:
     mask: Mask
     scale: float | None = None
     softcap: float | None = None
-    sinks: Tensor | None = None
+    sinks: Tensor | None = None  # [Hq], or [B, Hq, Tq]
     alibi: Tensor | None = None
     bias: Tensor | None = None
+    class_bias: ClassBias | None = None
     first_key: int = 0
 
     def attend(self, probes: Sequence[Probe] = ()) -> Attended:
@@ -42,5 +43,6 @@ class AttentionCall:
             sinks=self.sinks,
             alibi=self.alibi,
             bias=self.bias,
+            class_bias=self.class_bias,
             probes=probes,
         )
