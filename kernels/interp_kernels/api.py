@@ -48,12 +48,14 @@ class Attended:
             float32 (float64 for float64 inputs); carries no gradient
     stats   {probe name: value}, see each probe; they carry no gradient
     map     the lazy map; it refers to q, k and v, not to the T x T map, and to no graph of theirs
+    backend which one ran: "reference", "cpu" or "triton"
     """
 
     output: Tensor
     lse: Tensor
     stats: dict[str, Tensor]
     map: AttentionMap
+    backend: str
 
 
 def attend(
@@ -125,7 +127,7 @@ def attend(
     else:
         with torch.no_grad():
             output, lse, stats = backends.run(name, ops, chosen)
-    return Attended(output, lse, stats, AttentionMap(ops.detached(), lse))
+    return Attended(output, lse, stats, AttentionMap(ops.detached(), lse), name)
 
 
 def _chosen_backend(backend: str, ops: Operands, probes: tuple[P.Probe, ...]) -> str:
