@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,13 @@ from torch import Tensor
 
 from interp.models.rules import mask_by_symbols
 from interp_kernels import Mask
+
+
+@dataclass(frozen=True, eq=False)
+class CacheMask(Mask):
+    """Who sees whom where a sliding-window cache has let go of the first keys: key 0 of the call is position ``first_key``."""
+
+    first_key: int = 0
 
 
 def attention_visibility(
@@ -42,7 +50,8 @@ def attention_visibility(
         # Whether there is padding is not known while a graph is traced.
         if torch.compiler.is_compiling() or not bool(keep.all()):
             mask = mask & Mask.from_padding(keep)
-    return mask.with_offset(q_offset - kv_offset)
+    mask = mask.with_offset(q_offset - kv_offset)
+    return CacheMask(**vars(mask), first_key=kv_offset) if kv_offset else mask
 
 
 def _translated(function: Callable[..., Tensor], q_offset: int, kv_offset: int) -> Mask:
