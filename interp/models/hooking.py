@@ -105,7 +105,7 @@ def own_attention(module: nn.Module) -> Callable[..., Any]:
     """
     own = _own_implementation(module.config)
     registry, eager = _dispatch(type(module))
-    function = eager if own == "eager" else registry.get(own)
+    function = eager if own is None or own == "eager" else registry.get(own)
     if function is None:
         raise RunError(
             f"another thread records this model, and what {type(module).__name__} calls for {own!r} attention cannot be "
