@@ -16,8 +16,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp import edits
     from interp.heads.registry import detectors
     from interp.models.capture import Capture
+    from interp.models.generation_result import Generation
+    from interp.models.generation_steps import Step
     from interp.models.hooked import HookedModel
     from interp.models.load import load
     from interp.scan import scan
@@ -46,6 +49,7 @@ __all__ = [
     "Distance",
     "DistanceHistogram",
     "Entropy",
+    "Generation",
     "HeadScores",
     "HookedModel",
     "KeyMass",
@@ -55,6 +59,7 @@ __all__ = [
     "Peak",
     "Pooled",
     "Received",
+    "Step",
     "TopK",
     "__version__",
     "attend",
@@ -65,8 +70,10 @@ __all__ = [
 
 _HOMES = {
     "Capture": "interp.models.capture",
+    "Generation": "interp.models.generation_result",
     "HeadScores": "interp.scores",
     "HookedModel": "interp.models.hooked",
+    "Step": "interp.models.generation_steps",
     "detectors": "interp.heads.registry",
     "load": "interp.models.load",
     "scan": "interp.scan",
@@ -74,7 +81,13 @@ _HOMES = {
 """Where each name lives; those that are not here live in interp_kernels."""
 
 
+_NAMESPACES = ("edits",)
+"""Packages that are reached as ``interp.<name>``."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = _version() if name == "__version__" else getattr(import_module(_HOMES.get(name, "interp_kernels")), name)
@@ -83,7 +96,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return [*__all__, *_NAMESPACES]
 
 
 def _version() -> str:

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-import interp_kernels
 from interp.errors import InputError, RunError
 from interp.models.attention import Recording
 from interp.models.call import AttentionCall
 from interp.models.capture import Capture
+from interp.models.editing import edits_on
 from interp.models.host import Host
 from interp.models.inputs import Batch, Inputs, to_batch
 from interp.models.layers import LayerKey
 from interp.models.shape import ModelShape
-from interp.naming import named_layers, nearest
+from interp.naming import named_layers
 from interp.versions import versions
 from interp_kernels import AttentionMap, Probe
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from transformers import PreTrainedTokenizerBase
 
+    from interp.edits import Edit
+    from interp.models.capturing import Contributions, ValueNorms
+    from interp.models.generation_result import Generation
+    from interp.models.generation_steps import StepProbes
+    from interp.models.heads import HeadSpec
     from interp_kernels.api import Attended
-    from interp_kernels.mask import Mask
-
-PLAIN_PROBES: dict[str, type[Probe]] = {
-    "entropy": interp_kernels.Entropy,
-    "peak": interp_kernels.Peak,
-    "distance": interp_kernels.Distance,
-    "received": interp_kernels.Received,
-}
-"""Probes that need no arguments and can be asked for by name."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,56 +113,51 @@ class HookedModel:
         probes: Sequence[Probe | str] = ("entropy", "peak"),
         layers: Iterable[LayerKey] | None = None,
         *,
+        heads: HeadSpec | Iterable[HeadSpec] | None = None,
+        outputs: bool = False,
+        contributions: Contributions = False,
+        value_norms: ValueNorms = False,
         logits: bool = False,
         beyond_context: bool = False,
     ) -> Capture:
         """Run the model once and measure ``probes`` in the attention of ``layers`` (all by default).
 
-        Memory: the model's own, plus O(T) for each statistic; no T x T map is built. Padded queries never count: they are
-        NaN without reduction, and left out of averages and column sums.
+        Memory: the model's own, plus O(T) for each statistic; no T x T map is built. docs/captures.md has the arithmetic. Padded
+        queries never count: they are NaN without reduction, and left out of averages and column sums.
 
         Args:
             inputs: a text, texts, token ids, the arguments of the model's forward by name, or a ``Batch``.
             probes: probes of ``interp_kernels``; those without arguments also by name ("entropy", "peak", "distance",
                 "received").
             layers: ints, or "encoder.3" and the like; see ``HookedModel.layers``.
+            heads: query heads to measure, such as ["L5H1", (5, 2), "6.0"] or "encoder.L3H1"; they name their layers. Up to an
+                eighth of a layer's heads are measured in a pass of their own, so that the others cost nothing; of more, all
+                are measured and the chosen ones are kept.
+            outputs: keep the heads' outputs z as ``output``, [B, H, Tq, Dv].
+            contributions: keep what each head writes into the residual stream, z_h W_O^h, as ``contribution``
+                [B, H, Tq, d_model]: H times the memory of the residual stream. "norm" keeps their lengths alone, as
+                ``contribution_norm`` [B, H, Tq].
+            value_norms: keep ||v_j|| as ``value_norm``, [B, Hkv, Tk]. "written" keeps ||v_j W_O^h|| too, as
+                ``value_written_norm`` [B, H, Tk].
             logits: keep the logits too; else the vocabulary projection is not computed.
             beyond_context: allow inputs longer than the model's context, where its positions are relative.
 
         Raises:
-            InputError: inputs, probes or layers that do not fit.
+            InputError: inputs, probes, layers or heads that do not fit; contributions of a model whose heads' outputs do not
+                go straight into a linear projection.
             RunError: the activations hold NaN, or a layer did not pass through the hooked attention.
         """
-        wanted = self.wanted_layers(layers)
-        chosen = probes_of_names(probes)
-        batch = self._checked(inputs, beyond_context)
-        probes_in = {stack: _only_kept(chosen, batch.queries_kept(stack)) for stack in self._stacks()}
-        stats: dict[str, dict[LayerKey, Tensor]] = {}
-        masks: dict[LayerKey, Mask] = {}
+        from interp.models.capturing import Extras, capture
 
-        def probes_of(call: AttentionCall) -> Sequence[Probe]:
-            return probes_in[call.layer.stack] if call.layer.key in wanted else ()
-
-        def record(call: AttentionCall, attended: Attended) -> None:
-            if call.layer.key in wanted:
-                masks[call.layer.key] = call.mask
-                for name, value in attended.stats.items():
-                    stats.setdefault(name, {})[call.layer.key] = value
-
-        output = self.run(batch, probes_of, record, logits=logits)
-        self._check_ran(masks, wanted if layers is not None else ())
-        shape = self.shape
-        return Capture(
-            stats=stats,
-            ids=batch.ids,
-            keep=batch.keep,
-            tokens=self._tokens(batch),
-            masks=masks,
-            layers=tuple(masks),
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            logits=output if logits else None,
-            facts=self.facts() | {"beyond_context": not (shape.context is None or batch.tokens <= shape.context)},
+        return capture(
+            self,
+            inputs,
+            probes,
+            layers,
+            heads=heads,
+            extras=Extras(outputs, contributions, value_norms),
+            logits=logits,
+            beyond_context=beyond_context,
         )
 
     def maps(
@@ -174,16 +167,84 @@ class HookedModel:
 
         Rows of padded queries are whatever the model computes there.
         """
-        wanted = self.wanted_layers(layers)
-        maps: dict[LayerKey, AttentionMap] = {}
+        from interp.models.capturing import maps
 
-        def record(call: AttentionCall, attended: Attended) -> None:
-            if call.layer.key in wanted:
-                maps[call.layer.key] = attended.map
+        return maps(self, inputs, layers, beyond_context=beyond_context)
 
-        self.run(self._checked(inputs, beyond_context), lambda call: (), record, logits=False)
-        self._check_ran(maps, wanted if layers is not None else ())
-        return maps
+    def generate(
+        self,
+        inputs: Inputs | Batch,
+        max_new_tokens: int,
+        probes: Sequence[Probe | str] | StepProbes = ("entropy", "peak"),
+        layers: Iterable[LayerKey] | None = None,
+        *,
+        prefill_probes: Sequence[Probe | str] | None = "same",
+        do_sample: bool = False,
+        seed: int = 0,
+        stopping: Sequence[Any] = (),
+        beyond_context: bool = False,
+        progress: bool = False,
+        **settings: Any,
+    ) -> Generation:
+        """Generate text and measure ``probes`` in each new token's row of attention over the whole past.
+
+        The tokens are those of transformers' own ``generate`` with a dynamic cache, greedy or sampled. Memory: O(T) a step
+        and layer, and the statistics that are kept; no T x T map is built.
+
+        Args:
+            inputs: as for ``capture``; several prompts are padded on the left, and padding never counts.
+            max_new_tokens: at most so many, each sequence up to its end of sequence.
+            probes: for every step alike, or a function of ``interp.Step`` that returns those of the step, whose tensors may
+                follow the text: over keys they cover all positions, [Step.keys], also where a layer holds only the last
+                ones. Indices that come back are positions, that is columns of ``Generation.ids``.
+            layers: as for ``capture``.
+            prefill_probes: for the prompt, all of its rows; "same": those of the steps, none where these are a function;
+                None: the prompt is not measured.
+            do_sample: draw the tokens instead of taking the likeliest.
+            seed: of what is drawn; the random numbers of the caller are left as they were.
+            stopping: transformers' StoppingCriteria; a sequence ends with the first that says so.
+            beyond_context: allow a text longer than the model's context, where its positions are relative.
+            progress: show a progress bar on stderr.
+            settings: of transformers' GenerationConfig, such as ``temperature``, ``top_k``, ``top_p``,
+                ``repetition_penalty``, ``min_new_tokens``, ``eos_token_id``, ``stop_strings``; the model's own are the default.
+
+        Raises:
+            InputError: inputs, probes, layers or settings that do not fit; a model that cannot generate; a text that would
+                be longer than the context; beam search, assisted decoding, or another cache than a dynamic one.
+            RunError: the activations hold NaN, or a layer did not pass through the hooked attention.
+        """
+        from interp.models.generation import generate
+
+        return generate(
+            self,
+            inputs,
+            max_new_tokens,
+            probes,
+            layers,
+            prefill_probes=prefill_probes,
+            do_sample=do_sample,
+            seed=seed,
+            stopping=stopping,
+            beyond_context=beyond_context,
+            progress=progress,
+            **settings,
+        )
+
+    def edited(self, edits: Edit | Iterable[Edit]) -> AbstractContextManager[HookedModel]:
+        """While it lasts, every run of this model in this thread is edited: captures, maps, generation, plain calls.
+
+            with model.edited([interp.edits.ablate("L2H5")]):
+                capture = model.capture(text)
+
+        Edits act in the order given; contexts may nest, the outer ones' edits first. Probes and maps see the edited map.
+        However it ends, the model is as before. See ``interp.edits`` and docs/edits.md.
+
+        Raises:
+            InputError: on entering: no edit, a layer or head that does not exist, or what an edit brings does not fit.
+        """
+        from interp.edits.edited import edited
+
+        return edited(self, edits)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Readable text of each token id; the id itself where there is no tokenizer."""
@@ -192,11 +253,13 @@ class HookedModel:
         return [str(self.tokenizer.decode([i])) for i in ids]
 
     def facts(self) -> dict[str, Any]:
-        """What a result must say of the model that it came from."""
+        """What a result must say of the model that it came from, and of the edits in force."""
+        edits = [repr(edit) for edit in edits_on(self.host.layers)]
         return {
             "model": self.name,
             "revision": self.revision,
             **self.host.facts,
+            **({"edits": edits} if edits else {}),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "versions": versions(),
@@ -240,7 +303,7 @@ class HookedModel:
         recording = Recording(self.host.layers, probes_of, record)
         with torch.no_grad(), self.host.hooked(recording):
             last = self.host.forward(batch.arguments, logits=logits)
-        self._check_whole(recording.seen)
+        self.check_whole(recording.seen)
         if not bool(torch.isfinite(last).all()):
             raise RunError(
                 f"NaN or infinity in the {'logits' if logits else 'last hidden state'}, after the attention of layer "
@@ -249,21 +312,14 @@ class HookedModel:
             )
         return last
 
-    def _checked(self, inputs: Inputs | Batch, beyond_context: bool) -> Batch:
+    def checked(self, inputs: Inputs | Batch, *, beyond_context: bool) -> Batch:
+        """``inputs`` as a batch that is no longer than the model allows."""
         if isinstance(inputs, Batch):
             self.check_length(inputs.tokens, beyond_context=beyond_context)
             return inputs
         return self.batch(inputs, beyond_context=beyond_context)
 
-    def _stacks(self) -> set[str]:
-        return {layer.stack for served in self.host.layers.values() for layer in served}
-
-    def _tokens(self, batch: Batch) -> list[list[str]]:
-        if batch.ids is None or batch.keep is None:
-            return []
-        return [self.token_strings(row[kept].tolist()) for row, kept in zip(batch.ids, batch.keep, strict=True)]
-
-    def _check_whole(self, seen: Sequence[LayerKey]) -> None:
+    def check_whole(self, seen: Sequence[LayerKey]) -> None:
         """Every layer of a stack that ran must have reported, or a statistic would be missing in silence."""
         expected = [layer for served in self.host.layers.values() for layer in served]
         ran = {layer.stack for layer in expected if layer.key in seen}
@@ -274,33 +330,8 @@ class HookedModel:
                 "this architecture is not supported for capture yet"
             )
 
-    def _check_ran(self, ran: Container[LayerKey], asked: Iterable[LayerKey]) -> None:
+    def check_ran(self, ran: Container[LayerKey], asked: Iterable[LayerKey]) -> None:
+        """Refuse an input on which a layer that was asked for does not attend."""
         idle = [layer for layer in asked if layer not in ran]
         if idle:
             raise InputError(f"layers {idle} do not attend on this input; leave them out, or give what they read")
-
-
-def probes_of_names(probes: Sequence[Probe | str]) -> list[Probe]:
-    """Probes, given as such or by name.
-
-    Raises:
-        InputError: no probe has such a name, or it needs arguments.
-    """
-    chosen: list[Probe] = []
-    for probe in [probes] if isinstance(probes, str | Probe) else probes:
-        if isinstance(probe, Probe):
-            chosen.append(probe)
-        elif probe in PLAIN_PROBES:
-            chosen.append(PLAIN_PROBES[probe]())
-        else:
-            raise InputError(
-                f"unknown probe {probe!r}; {nearest(str(probe), PLAIN_PROBES)}. "
-                "Probes with arguments are given as objects, such as interp.OffsetMass((1,))"
-            )
-    return chosen
-
-
-def _only_kept(probes: list[Probe], keep: Tensor | None) -> list[Probe]:
-    if keep is None:
-        return probes
-    return [replace(p, queries=keep if p.queries is None else p.queries & keep) for p in probes]
