@@ -32,6 +32,13 @@ class AttentionCall:
     class_bias: ClassBias | None = None
     first_key: int = 0
 
+    @property
+    def first_query(self) -> int:
+        """Position of the first query, counted as those of the keys; of cross attention, in the decoder's own sequence."""
+        if self.mask.offset is not None:
+            return self.first_key + self.mask.offset
+        return 0 if self.layer.stack == "cross" else self.first_key + self.k.shape[2] - self.q.shape[2]
+
     def attend(self, probes: Sequence[Probe] = ()) -> Attended:
         return attend(
             self.q,

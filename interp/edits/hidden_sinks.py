@@ -1,0 +1,70 @@
+"""Columns that draw attention to themselves whatever the query: what recalibration acts on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from interp.edits.edit import checked_factor
+from interp.errors import InputError
+from interp.models.inputs import Batch, Inputs
+from interp.models.layers import LayerKey
+from interp_kernels import Received
+
+if TYPE_CHECKING:
+    from interp.models.hooked import HookedModel
+
+
+def hidden_sinks(
+    model: HookedModel,
+    inputs: Inputs | Batch,
+    *,
+    threshold: float = 0.1,
+    min_queries: int = 1,
+    keep_first: bool = True,
+    layers: Iterable[LayerKey] | None = None,
+) -> dict[LayerKey, Tensor]:
+    """The keys k of each head with alpha_k > threshold: what a query gives them on average, over the queries that see them.
+
+        alpha_k = sum_i P_ik / (number of queries that see k),    from 0 to 1
+
+    Found in one run, in O(T) memory. Of ACT (Yu et al., arXiv 2406.15765), whose code lets the first column that it finds
+    stay as it is, in most heads that of the first token, and asks for at least one later query.
+
+    Args:
+        model: edits in force on it are in force here too.
+        inputs: as of ``HookedModel.capture``.
+        threshold: alpha_k that a sink exceeds.
+        min_queries: queries after k that a causal layer must have, for late keys are seen by few; padded ones do not count.
+        keep_first: leave out the first column of each head and sequence that is found.
+        layers: which layers, all by default.
+
+    Returns:
+        layer -> bool [B, Hq, T], for ``interp.edits.recalibrate(keys=...)``.
+
+    Raises:
+        InputError: a threshold outside of 0 to 1, or min_queries below 0.
+    """
+    threshold = checked_factor("hidden_sinks", threshold, 0.0, 1.0)
+    if isinstance(min_queries, bool) or not isinstance(min_queries, int) or min_queries < 0:
+        raise InputError(f"hidden_sinks: expected a whole number from 0 on for min_queries, got {min_queries!r}")
+    capture = model.capture(inputs, [Received(normalize=True, name="alpha")], layers=layers)
+    found: dict[LayerKey, Tensor] = {}
+    for layer, alpha in capture["alpha"].items():
+        flagged = alpha > threshold  # NaN, for a key that nobody sees, is not
+        if capture.masks[layer].is_causal:
+            flagged &= (_later(capture.keep, alpha) >= min_queries)[:, None]
+        if keep_first:
+            flagged &= flagged.cumsum(dim=-1) > 1
+        found[layer] = flagged
+    return found
+
+
+def _later(keep: Tensor | None, alpha: Tensor) -> Tensor:
+    """Queries after each position that are no padding, [B, T]."""
+    kept = alpha.new_ones(alpha.shape[0], alpha.shape[2]) if keep is None or keep.shape[1] != alpha.shape[2] else keep
+    kept = kept.long().to(alpha.device)
+    return kept.sum(dim=1, keepdim=True) - torch.cumsum(kept, dim=1)

@@ -1,0 +1,108 @@
+"""What heads write, taken from another run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from interp.edits.edit import Edit, heads_or_layers
+from interp.edits.narrow import index_of
+from interp.edits.outputs import HeadOutputs, check_fits
+from interp.edits.positions import Positions, Where
+from interp.errors import InputError
+from interp.models.call import AttentionCall
+from interp.models.heads import HeadSpec
+from interp.models.layers import LayerKey
+
+if TYPE_CHECKING:
+    from interp.models.hooked import HookedModel
+
+
+def patch(
+    *heads: HeadSpec, source: HeadOutputs, positions: Where = None, layers: Iterable[LayerKey] | None = None
+) -> Edit:
+    """Activation patching: z'_i = z_i of the source at the chosen positions, z_i of this run at the others.
+
+    Args:
+        heads: "L5H1", (5, 1), "5.1", ...; or "all".
+        source: what the heads wrote in another run, from ``interp.edits.outputs``, on an input of the same shape; or on one
+            sequence of that length, for all sequences. Tokens that are generated after it are left as they are.
+        positions: which columns; see ``Where``.
+        layers: in place of heads, all heads of these layers.
+
+    Raises:
+        InputError: no head is named, or source or positions cannot be used.
+    """
+    return _patch("patch", heads, source, positions, layers)
+
+
+def resample(*heads: HeadSpec, source: HeadOutputs, layers: Iterable[LayerKey] | None = None) -> Edit:
+    """Resample ablation: the heads write what they wrote on another input. ``patch`` at all positions.
+
+    Args:
+        heads: "L5H1", (5, 1), "5.1", ...; or "all".
+        source: what they wrote there, from ``interp.edits.outputs``; of the same shape, or one sequence of that length.
+        layers: in place of heads, all heads of these layers.
+
+    Raises:
+        InputError: no head is named, or the source cannot be used.
+    """
+    return _patch("resample", heads, source, None, layers)
+
+
+def _patch(
+    name: str,
+    heads: tuple[HeadSpec, ...],
+    source: HeadOutputs,
+    positions: Where,
+    layers: Iterable[LayerKey] | None,
+) -> Edit:
+    if not isinstance(source, HeadOutputs):
+        raise InputError(
+            f"{name}: expected what interp.edits.outputs(model, text) gives for source, got {source!r:.60}"
+        )
+    kind = Patch if name == "patch" else Resampling
+    where = Positions.of(f"{name}: positions", positions)
+    return kind(heads=heads_or_layers(name, heads, layers), layers=layers, source=source, positions=where)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Patch(Edit):
+    """See ``patch``."""
+
+    name: ClassVar[str] = "patch"
+
+    source: HeadOutputs
+    positions: Positions
+
+    def on(self, model: HookedModel) -> Self:
+        bound = super().on(model)
+        for layer, heads in bound.chosen.items():
+            z = self.source.of(layer, heads, f"{self.name}: source")
+            check_fits(model, layer, z, self.source.counts[layer], f"{self.name}: source")
+        return bound
+
+    def edited_output(self, call: AttentionCall, heads: tuple[int, ...], output: Tensor) -> Tensor:
+        z = self.source.of(call.layer.key, heads, f"{self.name}: source").to(output)
+        batch, _, queries, width = output.shape
+        length, first = z.shape[2], call.first_query
+        # Tokens generated after the source are not in it.
+        if z.shape[0] not in (1, batch) or z.shape[3] != width or (first == 0 and length != queries):
+            raise InputError(
+                f"{self.name}: expected a source of {batch} sequences (or 1) of {first + queries} positions and width {width} "
+                f"in layer {call.layer.key!r}, got {z.shape[0]} of {length} and width {z.shape[3]}"
+            )
+        at = torch.arange(first, first + queries, device=output.device)
+        chosen = self.positions.among_queries(call) & (at < length)
+        new = torch.where(chosen[:, None, :, None], z[:, :, at.clamp(max=length - 1)], output[:, list(heads)])
+        return output.index_copy(1, index_of(heads, output), new)
+
+
+class Resampling(Patch):
+    """See ``resample``."""
+
+    name = "resample"
