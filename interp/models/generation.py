@@ -25,9 +25,9 @@ from interp.models.generation_run import Run
 from interp.models.generation_settings import end_ids, generation_config, used_settings
 from interp.models.generation_steps import StepProbes, check_fixed, has_tensors
 from interp.models.hooked import HookedModel
-from interp.models.statistic import probes_of_names
 from interp.models.inputs import Batch, Inputs
 from interp.models.layers import LayerKey
+from interp.models.statistic import probes_of_names
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig

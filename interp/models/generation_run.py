@@ -28,9 +28,9 @@ from interp.models.generation_steps import (
     last_row,
 )
 from interp.models.hooked import HookedModel
-from interp.models.statistic import probes_of_names
 from interp.models.inputs import Batch
 from interp.models.layers import LayerKey
+from interp.models.statistic import probes_of_names
 from interp_kernels import Attended, Mask
 
 
