@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from interp.errors import InputError, RunError
+from interp.errors import InputError
+from interp.folders import check_output_folder, write_together
 from interp.scores import COLUMNS, HeadScores
 
 TABLE, SETTINGS, REPORT = "scores.parquet", "scan.json", "report.html"
@@ -24,24 +22,13 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
     Raises:
         InputError: it is a file, cannot be written, or already holds a scan and ``overwrite`` is not set.
     """
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file; give a folder")
-        if (folder / SETTINGS).exists() and not overwrite:
-            raise InputError(f"{folder} already holds a scan; give another folder, or overwrite it (--overwrite)")
-        # Nothing is made yet: a run that fails leaves no empty folder behind.
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write into {folder}: {error.strerror}; give a folder that can be written") from error
+    check_output_folder(folder, SETTINGS, "scan", overwrite=overwrite, how="--overwrite")
 
 
 def save_scan(scores: HeadScores, folder: Path, *, overwrite: bool = False) -> Path:
     """Write ``scores.parquet``, ``scan.json`` and ``report.html`` into ``folder``; returns the report's path.
 
-    All are written beside their places before the first is moved there: where the disk fills up, what was there stays whole.
-    The settings come last: a folder that has them is a whole scan.
+    All or none; the settings come last: a folder that has them is a whole scan.
     """
     from interp.report import report_html
 
@@ -49,23 +36,12 @@ def save_scan(scores: HeadScores, folder: Path, *, overwrite: bool = False) -> P
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, **scores.settings}
     settings = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
     report = report_html(scores)
-    writers: dict[str, Callable[[Path], Any]] = {
+    writers: dict[str, Callable[[Path], object]] = {
         TABLE: lambda path: scores.frame.to_parquet(path, index=False),
         REPORT: lambda path: path.write_text(report, encoding="utf-8"),
         SETTINGS: lambda path: path.write_text(settings, encoding="utf-8"),
     }
-    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in writers}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, write in writers.items():
-            write(partial[name])
-        for name in writers:
-            partial[name].replace(folder / name)
-    except OSError as error:
-        raise RunError(f"writing the scan into {folder} failed: {error}") from error
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+    write_together(folder, writers, "scan")
     return folder / REPORT
 
 
