@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from interp.errors import InputError, RunError
+from interp.errors import RunError
+from interp.models.arguments import attention_call
 from interp.models.call import AttentionCall
 from interp.models.editing import edits_on
 from interp.models.hooking import IMPLEMENTATION, is_recording, own_attention, own_visibility, recorded, recording_of
 from interp.models.layers import AttentionLayer, LayerKey, LayersOf
-from interp.models.visibility import CacheMask, attention_visibility
+from interp.models.visibility import attention_visibility
 from interp_kernels import Attended, Mask, Probe
 
 
@@ -106,35 +107,10 @@ def _recorded(
     key: Tensor,
     value: Tensor,
     attention_mask: Mask | Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    is_causal: bool | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention through ``attend`` in the form that transformers calls: [B, H, T, D] in, [B, T, H, Dv] out.
-
-    Who sees whom comes from the Mask that ``attention_visibility`` made, never from keyword arguments, which some
-    architectures set to other values (window plus one) or not at all.
-    """
-    layer = recording.layer_of(module)
-    if dropout:
-        raise InputError(f"layer {layer.key}: attention dropout {dropout} is on; call model.eval() first")
-    mask = _mask_of(module, layer, query, key, attention_mask, is_causal)
-    call = AttentionCall(
-        layer,
-        query,
-        key,
-        value,
-        mask,
-        scale=scaling,
-        softcap=softcap,
-        sinks=s_aux,
-        bias=position_bias,
-        first_key=mask.first_key if isinstance(mask, CacheMask) else 0,
-    )
+    """Attention through ``attend`` in the form that transformers calls: [B, H, T, D] in, [B, T, H, Dv] out."""
+    call = attention_call(recording.layer_of(module), module, query, key, value, attention_mask, **options)
     return watched(call, recording).transpose(1, 2).contiguous(), None
 
 
@@ -167,26 +143,6 @@ def _check_finite(x: Tensor, layer: AttentionLayer, what: str, recording: Record
         f"layer {layer.key}: {kind} in the {what}{since}; the model's activations broke down "
         f"(check the weights in between, and whether {x.dtype} is wide enough)"
     )
-
-
-def _mask_of(
-    module: nn.Module,
-    layer: AttentionLayer,
-    query: Tensor,
-    key: Tensor,
-    given: Mask | Tensor | None,
-    is_causal: bool | None,
-) -> Mask:
-    if isinstance(given, Mask):
-        return given
-    if given is not None:
-        raise InputError(
-            f"layer {layer.key}: the model was given a ready-made attention mask of shape {list(given.shape)}; "
-            "give token ids with 0/1 padding instead, so that no T x T mask is built"
-        )
-    # Without a mask the library's fused path goes by this attribute, and lets a single query see everything.
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    return Mask.causal() if causal and query.shape[2] > 1 and layer.stack != "cross" else Mask.full()
 
 
 def mask_of_call(**arguments: Any) -> Mask | Tensor | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.errors import InputError
+from interp.models.adapters.installed import adapted
 from interp.models.attention import Recording, hooked
 from interp.models.layers import LayersOf, attention_layers
 from interp.models.shape import ModelShape, model_shape
+from interp.models.support import check_support, not_layers
 
 
 class Host(Protocol):
@@ -54,12 +56,17 @@ class Host(Protocol):
 
 
 class TransformersHost:
-    """A model of transformers, whose attention dispatches through AttentionInterface."""
+    """A model of transformers, whose attention dispatches through AttentionInterface or has an adapter.
+
+    Raises:
+        InputError: its attention cannot be watched, or not all of it.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.config = model.config
         self.layers = attention_layers(model, model.config)
+        self._unwatched = check_support(model, self.layers, model.config)
         self.shape = model_shape(model, self.layers)
 
     @property
@@ -72,10 +79,13 @@ class TransformersHost:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"architecture": type(self.model).__name__}
+        beside = not_layers(self.model)
+        return {"architecture": type(self.model).__name__} | ({"not_measured": list(beside)} if beside else {})
 
-    def hooked(self, recording: Recording) -> AbstractContextManager[None]:
-        return hooked(self.model, recording)
+    @contextmanager
+    def hooked(self, recording: Recording) -> Iterator[None]:
+        with adapted(self.layers, self._unwatched), hooked(self.model, recording):
+            yield
 
     def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
         model: nn.Module = self.model if logits else self.model.base_model

@@ -2,8 +2,8 @@
 
 A layer is an int where the model has one stack of them. With several stacks it is "<stack>.<number>": "encoder.3",
 "decoder.3" and "cross.3" (the decoder's look at the encoder) of an encoder-decoder, "vision.3", "audio.3" or "text.3" of a
-model with several towers; the language model of one that also sees or hears keeps its ints. Numbers are the model's own: of a
-hybrid, whose other layers do not attend, they have gaps.
+model with several towers, "qformer_cross.3" of a tower that looks at another; the language model of one that also sees or
+hears keeps its ints. Numbers are the model's own: of a hybrid, whose other layers do not attend, they have gaps.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import inspect
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+
+from interp.models.adapters import adapter_of
 
 LayerKey = int | str
 """3, or "decoder.3"."""
@@ -29,6 +31,8 @@ CROSS = {
     "cross_attention",
     "EncDecAttention",
     "encoder_decoder_attention",
+    "encoder_attention",
+    "crossattn",
 }
 TOWERS = {
     "vision": ("vision", "visual", "image"),
@@ -61,20 +65,22 @@ LayersOf = Mapping[nn.Module, tuple[AttentionLayer, ...]]
 
 
 def attention_layers(model: nn.Module, config: Any) -> LayersOf:
-    """Every module of ``model`` that calls transformers' AttentionInterface, in the model's order."""
-    found = [(path, module) for path, module in model.named_modules() if dispatches(type(module))]
-    is_encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    """Every module of ``model`` whose attention can be watched, in the model's order.
+
+    It calls transformers' AttentionInterface, or has an adapter (``interp.models.adapters``).
+    """
+    is_encoder_decoder = _is_encoder_decoder(config)
     stacks: defaultdict[str, list[tuple[str, nn.Module]]] = defaultdict(list)
-    for path, module in found:
+    for path, module in _attending(model):
         stacks[_stack(path, is_encoder_decoder)].append((path, module))
     if len(stacks) == 1 and not is_encoder_decoder:
-        stacks = defaultdict(list, {"": found})
-    layers: dict[nn.Module, tuple[AttentionLayer, ...]] = {}
+        stacks = defaultdict(list, {"": next(iter(stacks.values()))})
+    layers: defaultdict[nn.Module, tuple[AttentionLayer, ...]] = defaultdict(tuple)
     for stack, members in stacks.items():
         numbers = _numbers([path for path, _ in members])
         for (path, module), number in zip(members, numbers, strict=True):
-            layers[module] = (AttentionLayer(stack, number, path, _heads(module)),)
-    return _shared(layers, config)
+            layers[module] += (AttentionLayer(stack, number, path, _heads(module)),)
+    return _shared(dict(layers), config)
 
 
 @cache
@@ -91,26 +97,61 @@ def dispatches(kind: type[nn.Module]) -> bool:
     return False
 
 
+def _attending(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Paths and modules. One that stands at several layers (Zamba's shared block) comes once for each of their numbers."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[tuple[nn.Module, str | None]] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        place = module, _first_number(path)
+        if place not in seen and (dispatches(type(module)) or adapter_of(type(module)) is not None):
+            seen.add(place)
+            found.append((path, module))
+    return found
+
+
+def _is_encoder_decoder(config: Any) -> bool:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return any(bool(getattr(each, "is_encoder_decoder", False)) for each in (config, text))
+
+
+def stack_of(path: str, config: Any) -> str:
+    """The stack of layers that a module at ``path`` is part of."""
+    return _stack(path, _is_encoder_decoder(config))
+
+
 def _stack(path: str, is_encoder_decoder: bool) -> str:
     parts = path.split(".")
+    looks_across = bool(CROSS.intersection(parts))
+    tower = "" if "language_model" in parts else _tower(parts, is_encoder_decoder)
+    if tower:
+        return f"{tower}_cross" if looks_across else tower
     if is_encoder_decoder:
-        if "decoder" in parts:
-            return "cross" if CROSS.intersection(parts) else "decoder"
-        if "encoder" in parts:
-            return "encoder"
-    if "language_model" in parts:
-        return ""
+        for part in parts:
+            if part.endswith("decoder"):
+                return "cross" if looks_across else "decoder"
+            if part.endswith("encoder"):
+                return "encoder"
+    return "cross" if looks_across else ""
+
+
+def _tower(parts: list[str], is_encoder_decoder: bool) -> str:
     for stack, names in TOWERS.items():
-        if any(name in part for part in parts for name in names):
+        # The text encoder of an encoder-decoder is its encoder.
+        if not (stack == "text" and is_encoder_decoder) and any(name in part for part in parts for name in names):
             return stack
     return ""
 
 
 def _numbers(paths: list[str]) -> list[int]:
     """Each layer's number: the first that its path holds, if that tells all of them apart; else their order."""
-    first = [re.search(r"(?:^|\.)(\d+)(?:\.|$)", path) for path in paths]
-    numbers = [int(match[1]) for match in first if match]
-    return numbers if len(set(numbers)) == len(paths) else list(range(len(paths)))
+    first = [_first_number(path) for path in paths]
+    numbers = [int(number) for number in first if number is not None]
+    return numbers if len(numbers) == len(paths) == len(set(numbers)) else list(range(len(paths)))
+
+
+def _first_number(path: str) -> str | None:
+    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", path)
+    return None if match is None else match[1]
 
 
 def _heads(module: nn.Module) -> int | None:
@@ -125,13 +166,14 @@ def _heads(module: nn.Module) -> int | None:
 def _shared(layers: dict[nn.Module, tuple[AttentionLayer, ...]], config: Any) -> LayersOf:
     """Modules that are run again and again, in groups, serve so many layers more (ALBERT's ``num_hidden_groups``)."""
     groups = getattr(config, "num_hidden_groups", None)
-    total = getattr(config, "num_hidden_layers", 0)
     inner = getattr(config, "inner_group_num", 1)
-    if groups is None or inner != 1 or len(layers) != groups:
+    if groups is None or len(layers) != groups * inner:
         return layers
-    served: defaultdict[nn.Module, list[AttentionLayer]] = defaultdict(list)
+    total = config.num_hidden_layers
+    served: defaultdict[nn.Module, tuple[AttentionLayer, ...]] = defaultdict(tuple)
     members = list(layers.items())
-    for number in range(total):
-        module, (layer, *_) = members[int(number / (total / groups))]
-        served[module].append(AttentionLayer(layer.stack, number, layer.path, layer.heads))
-    return {module: tuple(each) for module, each in served.items()}
+    for number in range(total * inner):
+        group = number // inner * groups // total
+        module, (layer, *_) = members[group * inner + number % inner]
+        served[module] += (replace(layer, number=number),)
+    return dict(served)

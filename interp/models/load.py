@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from interp.errors import InputError
 from interp.models.hooked import HookedModel
 from interp.models.host import TransformersHost
+from interp.models.support import check_config_support
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -52,7 +61,6 @@ def load(
             raise InputError(
                 "device, dtype and revision are for models that interp loads; move the model object yourself"
             )
-        _check_supported(source.config, type(source))
         return HookedModel(TransformersHost(source), tokenizer, source.config.name_or_path or type(source).__name__)
     if not isinstance(source, str | Path):
         raise InputError(
@@ -83,13 +91,12 @@ def load(
 
 
 def check_config(config: PreTrainedConfig) -> None:
-    """Refuse a configuration whose architecture cannot be hooked, before its weights are read.
+    """Refuse a configuration whose attention cannot be watched whole, before its weights are read.
 
     Raises:
-        InputError: transformers has no class for it, its attention does not go through AttentionInterface, or it is an
-            encoder-decoder.
+        InputError: transformers has no class for it, or ``interp.models.support`` says why not.
     """
-    _check_supported(config, _concrete_class(config, _model_class(config)))
+    check_config_support(config, _concrete_class(config, _model_class(config)))
 
 
 def _device(device: str) -> torch.device:
@@ -140,12 +147,16 @@ def _config(location: str, revision: str | None) -> PreTrainedConfig:
 
 
 def _model_class(config: PreTrainedConfig) -> Any:
-    """AutoModelForCausalLM for configurations saved from a causal language model (or that do not say), else AutoModel."""
+    """With its language-model head where it was saved with one (or does not say), else without any: attention is what counts."""
     named = (config.architectures or [""])[0]
-    has_head = named == "" or named.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
-    if has_head and type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForCausalLM
-    return AutoModel
+    if named != "" and not named.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        return AutoModel
+    for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq, AutoModelForImageTextToText):
+        kind = auto._model_mapping.get(type(config), None)
+        if kind is not None and kind.__name__ == named:
+            return auto
+    likely = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
+    return likely if type(config) in likely._model_mapping else AutoModel
 
 
 def _concrete_class(config: PreTrainedConfig, auto: Any) -> type[PreTrainedModel]:
@@ -154,20 +165,6 @@ def _concrete_class(config: PreTrainedConfig, auto: Any) -> type[PreTrainedModel
     except KeyError:
         raise InputError(f"transformers has no model class for {type(config).__name__}") from None
     return found[0] if isinstance(found, tuple | list) else found
-
-
-def _check_supported(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> None:
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"{model_class.__name__} is an encoder-decoder, which interp cannot hook yet; choose a decoder or an encoder"
-        )
-    # The library's own test, made on the class, so that it comes before the weights are read.
-    if not model_class._can_set_attn_implementation():
-        raise InputError(
-            f"{model_class.__name__} computes attention in code of its own and not through transformers' AttentionInterface, "
-            "so interp cannot hook it yet; choose a model whose architecture does (Llama, Mistral, Qwen, Gemma, GPT-2, "
-            "GPT-NeoX, OPT, Phi and most others)"
-        )
 
 
 def _weights(auto: Any, location: str, revision: str | None, dtype: torch.dtype | str) -> PreTrainedModel:

@@ -205,7 +205,7 @@ def test_detectors(command: Command):
 
 def test_models(command: Command, own_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The demo, where it is there, and what the Hugging Face cache holds, with what cannot be scanned."""
-    for name, model in (("llama", own_model("llama")), ("bloom", bloom())):
+    for name, model in (("llama", own_model("llama")), ("xlnet", xlnet())):
         snapshot = tmp_path / "hub" / f"models--someone--{name}" / "snapshots" / ("a" * 40)
         model.save_pretrained(snapshot)
         (snapshot.parents[1] / "refs").mkdir()
@@ -214,19 +214,19 @@ def test_models(command: Command, own_model, tmp_path: Path, monkeypatch: pytest
     ran = command("models", "--json")
     assert ran.code == 0
     found = {entry["model"]: entry for entry in ran.json}
-    assert {"someone/llama", "someone/bloom"} <= set(found) <= {"someone/llama", "someone/bloom", "demo"}
+    assert {"someone/llama", "someone/xlnet"} <= set(found) <= {"someone/llama", "someone/xlnet", "demo"}
     expected = {"architecture": "LlamaForCausalLM", "layers": LAYERS, "heads": HEADS, "context": 256, "status": "yes"}
     assert found["someone/llama"] == {"model": "someone/llama"} | expected
-    assert found["someone/bloom"]["status"].startswith("no: BloomForCausalLM computes attention in code of its own")
+    assert found["someone/xlnet"]["status"].startswith("no: XLNetLMHeadModel computes attention in code of its own")
     shown = command("models")
     assert "someone/llama" in shown.out
     assert "Any local folder in Hugging Face form" in shown.err
 
 
-def bloom():
+def xlnet():
     from tests.interp.models.test_load import OWN_ATTENTION, made
 
-    return made("BloomForCausalLM", *OWN_ATTENTION["BloomForCausalLM"])
+    return made("XLNetLMHeadModel", *OWN_ATTENTION["XLNetLMHeadModel"])
 
 
 def test_models_of_an_empty_cache(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

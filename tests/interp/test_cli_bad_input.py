@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Callable[[dict[str, Path]], list[object]], str]] = {
     **{
         model: (
             lambda _, model=model: [saved(model)],
-            f"{model} computes attention in code of its own and not through ",
+            f"{model.replace('ForMaskedLM', 'Model')} computes attention in code of its own and not through ",
         )
         for model in OWN_ATTENTION
     },

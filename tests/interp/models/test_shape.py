@@ -24,6 +24,7 @@ def test_numbers_of_each_architecture(name: str, own_model):
         context=CONTEXT,
         has_relative_positions=name in ARCHITECTURES and ARCHITECTURES[name].is_rotary,
         is_causal=name != "bert",
+        takes_position_ids=True,
     )
     assert shape_of(own_model(name)) == expected
 
