@@ -1,0 +1,187 @@
+"""Edits of the map against their definition on dense maps, for each way in which architectures attend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import interp
+from interp import edits
+from tests.interp import dense
+from tests.interp.edits import dense_edits
+from tests.interp.edits.cases import PADDED, Case, T, case
+
+NAMES = ("llama", "gpt2", "mistral", "gemma2", "gpt_oss", "bert", "t5")
+"""Grouped heads; all heads alone; a window; a soft cap; sinks; both directions; a bias, encoder, decoder and cross."""
+
+TOLERANCE = 1e-9
+"""Both are float64. Rounding alone differs (below 1e-12 here), every wrong edit that was tried is beyond 1e-3."""
+
+QUERIES, KEYS = (9, 12, 14), slice(2, 7)
+KEY_WEIGHTS = torch.rand(T, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+LABELS = torch.randint(0, 3, (T,), generator=torch.Generator().manual_seed(2))
+OFFSETS = (0, 1, 5)
+
+
+def block() -> Tensor:
+    """The edges from QUERIES to KEYS, [T, T]."""
+    edges = torch.zeros(T, T, dtype=torch.bool)
+    for i in QUERIES:
+        edges[i, KEYS] = True
+    return edges
+
+
+def columns(*keys: int) -> Tensor:
+    flagged = torch.zeros(1, T, dtype=torch.bool)
+    flagged[0, list(keys)] = True
+    return flagged
+
+
+def own_rows() -> Tensor:
+    """Edges from the last query of every row but its last three keys, differing between the two sequences: [2, 1, T, T]."""
+    edges = torch.zeros(2, 1, T, T, dtype=torch.bool)
+    edges[0, 0, 10:, 3] = True
+    edges[1, 0, 11:, 8:10] = True
+    return edges
+
+
+def masks_of_sequences() -> tuple[Tensor, Tensor]:
+    queries, keys = torch.zeros(2, 2, T, dtype=torch.bool)
+    queries[0, 10:], queries[1, 11:] = True, True
+    keys[0, 3], keys[1, 8:10] = True, True
+    return queries, keys
+
+
+SEQUENCES = masks_of_sequences()
+PAIRS = [(9, 2), (9, 3), (12, 3), (12, 2), (13, 5), (14, 0)]
+
+
+def of_pairs() -> Tensor:
+    edges = torch.zeros(T, T, dtype=torch.bool)
+    for i, j in PAIRS:
+        edges[i, j] = True
+    return edges
+
+
+BLOCK = {"queries": QUERIES, "keys": KEYS}
+EDITS = {
+    "uniform": ([edits.uniform("L0H1", (1, 0), "1.3")], [({0: (1,), 1: (0, 3)}, dense_edits.uniform)]),
+    "uniform layer": ([edits.uniform(layers=[0])], [({0: range(4)}, dense_edits.uniform)]),
+    "cut": ([edits.cut(**BLOCK)], [({0: range(4), 1: range(4)}, dense_edits.cut(block()))]),
+    "cut some heads": (
+        [edits.cut(**BLOCK, heads=["L0H1", "L0H2", "L1H3"])],
+        [({0: (1, 2), 1: (3,)}, dense_edits.cut(block()))],
+    ),
+    "cut after the softmax": (
+        [edits.cut(**BLOCK, heads=["L0H0", "L0H1", "L1H2"], renormalize=False)],
+        [({0: (0, 1), 1: (2,)}, dense_edits.cut(block(), renormalize=False))],
+    ),
+    "cut of each sequence": (
+        [edits.cut(queries=SEQUENCES[0], keys=SEQUENCES[1], renormalize=False)],
+        [({0: range(4), 1: range(4)}, dense_edits.cut(own_rows(), renormalize=False))],
+    ),
+    "cut pairs": (
+        [edits.cut(pairs=PAIRS, heads="L1H2"), edits.cut(pairs=PAIRS, layers=[0], renormalize=False)],
+        [
+            ({1: (2,)}, dense_edits.cut(of_pairs())),
+            ({0: range(4)}, dense_edits.cut(of_pairs(), renormalize=False)),
+        ],
+    ),
+    "cut every key": (
+        [edits.cut(queries=[9, 10], heads=["L0H1"])],
+        [({0: (1,)}, dense_edits.cut(torch.isin(torch.arange(T), torch.tensor([9, 10]))[:, None].expand(T, T)))],
+    ),
+    "recalibrate": (
+        [edits.recalibrate(keys=[0, PADDED, 9], heads=["L0H2", "L1H0", "L1H1"])],
+        [({0: (2,), 1: (0, 1)}, dense_edits.recalibrate(columns(0, PADDED, 9), 0.4))],
+    ),
+    "recalibrate to nothing": (
+        [edits.recalibrate(keys=slice(None, None, 3), factor=0)],
+        [({0: range(4), 1: range(4)}, dense_edits.recalibrate(columns(*range(0, T, 3)), 0.0))],
+    ),
+    "two cuts in one head": (
+        [
+            edits.cut(**BLOCK, heads=["L0H1", "L1H2"], renormalize=False),
+            edits.cut(keys=[1, 4], queries=slice(8, None), heads=["L0H1", "L0H2"]),
+        ],
+        [
+            ({0: (1,), 1: (2,)}, dense_edits.cut(block(), renormalize=False)),
+            ({0: (1, 2)}, dense_edits.cut(columns(1, 4) & (torch.arange(T) >= 8)[:, None])),
+        ],
+    ),
+    "uniform, then cut": (
+        [edits.uniform("L0H1", "L1H1"), edits.cut(**BLOCK, layers=[0], renormalize=False)],
+        [
+            ({0: (1,), 1: (1,)}, dense_edits.uniform),
+            ({0: range(4)}, dense_edits.cut(block(), renormalize=False)),
+        ],
+    ),
+    "all on one head": (
+        [
+            edits.cut(keys=[1], heads="L0H1"),
+            edits.recalibrate(keys=[0, 3], heads=["L0H1", "L0H2"], factor=0.25),
+            edits.cut(**BLOCK, heads="L0H1", renormalize=False),
+            edits.recalibrate(keys=[9, 8], heads=["L0H0", "L0H1"], factor=0.9),
+            edits.uniform("L0H2"),
+        ],
+        [
+            ({0: (1,)}, dense_edits.cut(columns(1).expand(T, T))),
+            ({0: (1, 2)}, dense_edits.recalibrate(columns(0, 3), 0.25)),
+            ({0: (1,)}, dense_edits.cut(block(), renormalize=False)),
+            ({0: (0, 1)}, dense_edits.recalibrate(columns(9, 8), 0.9)),
+            ({0: (2,)}, dense_edits.uniform),
+        ],
+    ),
+}
+
+
+def compare(of: Case, given: list[edits.Edit], changes: list) -> None:
+    """Logits, outputs, maps and statistics of the edited run with those of the dense one."""
+    run, logits = of.dense(changes=changes)
+    plain, _ = of.dense()
+    assert any((run.maps[layer] - plain.maps[layer]).abs().max() > 1e-2 for layer in run.maps)
+    probes = [
+        interp.Entropy(),
+        interp.Peak(),
+        interp.KeyMass(KEY_WEIGHTS),
+        interp.LabelMatch(LABELS, LABELS),
+        interp.OffsetMass(OFFSETS),
+        interp.Distance(),
+        interp.Received(),
+    ]
+    with of.hooked.edited(given):
+        capture = of.hooked.capture(of.inputs, probes, logits=hasattr(of.model, "lm_head"))
+        maps = of.hooked.maps(of.inputs)
+        output = of.hooked(of.inputs)[0]
+    assert_close(output, logits, of.keep)
+    if capture.logits is not None:
+        assert_close(capture.logits, logits, of.keep)
+    for layer, p in run.maps.items():
+        keep = of.keep[:, None, :, None]
+        assert_close(maps[layer].dense() * keep, p * keep)
+        expected = {
+            "entropy": dense.entropy(p),
+            "peak": dense.peak(p),
+            "key_mass": dense.key_mass(p, KEY_WEIGHTS),
+            "label_match": dense.label_match(p, LABELS[None], LABELS[None], strict=False),
+            "offset_mass": dense.offset_mass(p, OFFSETS),
+            "distance": dense.distance(p),
+        }
+        for name, value in expected.items():
+            got = capture[name][layer]
+            kept = of.keep.reshape(2, 1, T, *(1,) * (got.ndim - 3)).expand_as(got)
+            assert_close(got[kept], value[kept])
+        assert_close(capture["received"][layer], dense.received(p, of.keep))
+
+
+def assert_close(got: Tensor, expected: Tensor, keep: Tensor | None = None) -> None:
+    if keep is not None and got.shape[:2] == keep.shape:
+        got, expected = got[keep], expected[keep]
+    torch.testing.assert_close(got, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", EDITS)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "t5"])
+def test_the_edited_model_is_the_one_with_dense_edits(name: str, kind: str) -> None:
+    compare(case(name), *EDITS[kind])
