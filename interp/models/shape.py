@@ -72,7 +72,9 @@ def _vocabulary(model: PreTrainedModel) -> int:
         embeddings = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return 0
-    return embeddings.num_embeddings if isinstance(embeddings, nn.Embedding) else 0
+    # By the attribute, not the class: in a bridge of TransformerLens a component stands around the embedding.
+    number = getattr(embeddings, "num_embeddings", None)
+    return number if isinstance(embeddings, nn.Module) and isinstance(number, int) else 0
 
 
 def _context(config: Any) -> int | None:
