@@ -7,7 +7,7 @@ next one. A step costs O(T) time and memory a layer, as it does without probes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import StoppingCriteria, StoppingCriteriaList, StopStringCriteria
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 from transformers.generation.utils import GenerationMixin
 
 import interp_kernels as ik
 from interp.errors import InputError, RunError
+from interp.models.generation_captures import put_together
 from interp.models.generation_result import Generation
 from interp.models.generation_run import Run
 from interp.models.generation_settings import end_ids, generation_config, used_settings
@@ -80,7 +81,8 @@ def generate(
         )
     if not isinstance(made, Tensor):
         raise RunError(f"{type(model.model).__name__}.generate gave {type(made).__name__} instead of token ids")
-    return run.result(made, inputs, used_settings(config, seed), measured=prefill_probes is not None)
+    settings = used_settings(config, seed)
+    return put_together(run, made, settings, is_single=_is_single(inputs), measured=prefill_probes is not None)
 
 
 def check_generates(model: HookedModel) -> None:
@@ -90,6 +92,11 @@ def check_generates(model: HookedModel) -> None:
         InputError: no generation head, a ``generate`` of its own that does more, or training mode.
     """
     own: Any = type(model.model)
+    if not isinstance(model.model, PreTrainedModel):
+        raise InputError(
+            f"{own.__name__} is no model of transformers, whose generate is what runs; load the same model through "
+            "transformers, by its name or folder"
+        )
     if not isinstance(model.model, GenerationMixin) or not own.can_generate():
         raise InputError(
             f"{own.__name__} cannot generate; load the model with its language-model head (a ...ForCausalLM or "
@@ -179,3 +186,12 @@ def _seeded(device: torch.device, seed: int | None) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def _is_single(inputs: Any) -> bool:
+    """Whether one text or one flat list of ids was given, and not a batch of one."""
+    if isinstance(inputs, Tensor):
+        return inputs.ndim == 1
+    if isinstance(inputs, str):
+        return True
+    return isinstance(inputs, Sequence) and all(isinstance(item, int | Mapping) for item in inputs)

@@ -36,7 +36,6 @@ class Generation:
     prompt: int
     prefill: Capture | None
     steps: tuple[Capture, ...]
-    growing: frozenset[str] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -55,7 +54,7 @@ class Generation:
         Raises:
             InputError: there is no such statistic in every step, or it has a key axis, which grows from step to step.
         """
-        if name in self.growing:
+        if any("key" in step.statistics[name].axes for step in self.steps if name in step.statistics):
             raise InputError(f"{name} has a key axis, which grows from step to step; take it from generation.steps")
         rows = [step[name] for step in self.steps]
         return {layer: torch.cat([row[layer] for row in rows], dim=2) for layer in rows[0]}

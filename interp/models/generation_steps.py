@@ -83,11 +83,6 @@ def has_tensors(probe: ik.Probe) -> bool:
     return any(isinstance(value, Tensor) for value in vars(probe).values())
 
 
-def growing_labels(probes: Sequence[ik.Probe]) -> set[str]:
-    """Names of values with a key axis, whose length differs from step to step."""
-    return {probe.label for probe in probes if isinstance(probe, ik.Received)}
-
-
 def last_row(call: AttentionCall) -> AttentionCall:
     """The call of the last query alone, at its own position."""
     queries, keys = call.q.shape[2], call.k.shape[2]
