@@ -53,6 +53,11 @@ class MeasuredLayer:
         """The KV head that a query head reads."""
         return head // (self.query_heads // self.kv_heads)
 
+    @property
+    def kv_heads_read(self) -> tuple[int, ...]:
+        """The KV heads that ``heads`` read, in order: those that a statistic per KV head holds."""
+        return tuple(sorted({self.kv_head(head) for head in self.heads}))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Capture:
@@ -115,10 +120,10 @@ class Capture:
         values = self[name]
         layer, number = parse_head(head, {layer: self.layer(layer).query_heads for layer in values})
         how = self.layer(layer)
-        if "kv_head" in self.statistics[name].axes if name in self.statistics else False:
-            return values[layer][:, how.kv_head(number)]
         if number not in how.heads:
             raise InputError(f"head {head!r} was not measured; of layer {layer!r} these were: {list(how.heads)}")
+        if name in self.statistics and "kv_head" in self.statistics[name].axes:
+            return values[layer][:, how.kv_heads_read.index(how.kv_head(number))]
         return values[layer][:, how.heads.index(number)]
 
     def layer(self, layer: LayerKey) -> MeasuredLayer:

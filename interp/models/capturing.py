@@ -102,19 +102,19 @@ class _Run:
         elif len(chosen) < call.q.shape[1]:
             stats = {name: _chosen(value, chosen) for name, value in stats.items()}
         self.masks[key] = call.mask
-        self.measured[key] = MeasuredLayer(stack, chosen, call.q.shape[1], call.k.shape[1], backend)
+        how = self.measured[key] = MeasuredLayer(stack, chosen, call.q.shape[1], call.k.shape[1], backend)
         for name, value in stats.items():
             self._keep(name, key, value)
-        self._record_extras(call, attended.output, chosen)
+        self._record_extras(call, attended.output, how)
 
-    def _record_extras(self, call: AttentionCall, z: Tensor, chosen: tuple[int, ...]) -> None:
-        key, stack, group = call.layer.key, call.layer.stack, call.q.shape[1] // call.k.shape[1]
+    def _record_extras(self, call: AttentionCall, z: Tensor, how: MeasuredLayer) -> None:
+        key, stack, chosen = call.layer.key, call.layer.stack, how.heads
         if self.extras.outputs:
             # A copy: the model may go on in the same memory.
             self._keep("output", key, _chosen(z, chosen) if len(chosen) < z.shape[1] else z.clone())
         if self.extras.value_norms is not False:
-            read = sorted({head // group for head in chosen})
-            values = call.v if len(read) == call.v.shape[1] else _chosen(call.v, read)
+            read = how.kv_heads_read
+            values = call.v if len(read) == how.kv_heads else _chosen(call.v, read)
             self._keep("value_norm", key, _only_kept(norms(values), self.keys_kept[stack]))
         if self.projections is None:
             return
@@ -127,7 +127,7 @@ class _Run:
                 written = written_norms(z, weight, chosen)
                 self._keep("contribution_norm", key, _only_kept(written, self.queries_kept[stack]))
             if self.extras.value_norms == "written":
-                written = written_norms(v, weight, chosen, group)
+                written = written_norms(v, weight, chosen, how.query_heads // how.kv_heads)
                 self._keep("value_written_norm", key, _only_kept(written, self.keys_kept[stack]))
 
         self.projections.attended(call.layer, z, use)
@@ -189,7 +189,7 @@ def capture(
     model.check_ran(run.masks, wanted if layers is not None else ())
     shape = model.shape
     return Capture(
-        stats=run.stats,
+        stats={name: run.stats[name] for name in statistics if name in run.stats},
         ids=batch.ids,
         keep=batch.keep,
         tokens=tokens_of(model, batch.ids, batch.keep),
