@@ -149,7 +149,7 @@ def test_output_on_a_file_system_that_cannot_be_written(command: Command, bare_f
 def test_bad_input_is_found_before_the_model_is_read(
     command: Command, bare_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("interp.models.load._weights", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr("interp.models.folder.ModelFolder.weights", lambda *_: pytest.fail("the weights were read"))
     written("o", "x")
     for options in (
         ["--out", "o"],
