@@ -48,7 +48,7 @@ class Case:
     def dense(self, **what: Any) -> tuple[Run, Tensor]:
         """The run with dense edits, and its logits or last hidden state."""
         with dense_run(self.model, self.layers, **what) as run:
-            return run, self.model(**self.inputs, use_cache=False)[0]
+            return run, self.model(**self.hooked.batch(self.inputs).arguments, use_cache=False)[0]
 
     def heads(self, *heads: int) -> dict[Layer, tuple[int, ...]]:
         """These heads of every layer."""
@@ -77,7 +77,11 @@ def case(name: str) -> Case:
 def paths(name: str) -> dict[Layer, str]:
     """Where the attention of each layer is, written down by hand."""
     if name == "t5":
-        blocks = {"encoder": "layer.0.SelfAttention", "decoder": "layer.0.SelfAttention", "cross": "layer.1.EncDecAttention"}
+        blocks = {
+            "encoder": "layer.0.SelfAttention",
+            "decoder": "layer.0.SelfAttention",
+            "cross": "layer.1.EncDecAttention",
+        }
         return {
             f"{stack}.{number}": f"{'encoder' if stack == 'encoder' else 'decoder'}.block.{number}.{attention}"
             for stack, attention in blocks.items()

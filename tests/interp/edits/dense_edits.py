@@ -45,7 +45,7 @@ OfOutput = Callable[[Tensor], Tensor]
 
 def uniform(of: Map) -> Map:
     count = of.visible.sum(-1, keepdim=True)
-    return Map(of.visible.double() / count.clamp(min=1), torch.zeros_like(of.rest), of.visible)
+    return Map(of.visible.to(of.p) / count.clamp(min=1), torch.zeros_like(of.rest), of.visible)
 
 
 def cut(edges: Tensor, renormalize: bool = True) -> OfMap:
