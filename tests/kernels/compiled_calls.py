@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 
@@ -40,6 +40,13 @@ def rich(dtype: torch.dtype, width: int) -> Operands:
     per_head = torch.zeros(HEADS, dtype=dtype)
     bias = torch.zeros(1, 1, LENGTH, LENGTH, dtype=dtype)
     return Operands(given.q, given.k, given.v, mask, -0.1, 20.0, per_head, per_head, bias)
+
+
+def edited(given: Operands) -> Operands:
+    """The same with edges cut by class of the key, and a sink for each row."""
+    values = torch.zeros(1, HEADS, given.queries, 2)
+    sinks = torch.zeros(given.q.shape[:3])
+    return replace(given, sinks=sinks, class_values=values, classes=torch.zeros(1, 1, LENGTH, dtype=torch.int64))
 
 
 def probes(queries: int = LENGTH) -> tuple[ik.Probe, ...]:
@@ -78,8 +85,11 @@ def compiled(capability: int) -> Iterator[tuple[str, Compiled]]:
     for config in configurations("decode", capability, half.itemsize, 128):
         with compiling(capability) as found, fixed(config, splits=3):
             run(plain(half, 128, queries=1), probes(queries=1)[:7])
+            run(edited(plain(half, 128, queries=1)), probes(queries=1)[:7])
         yield from ((f"decode {config}", each) for each in found if each.name in ("forward_kernel", "merge_kernel"))
-    for name, ops in (("plain", plain(half, 128)), ("rich", rich(half, 80)), ("float32", plain(torch.float32, 80))):
+    calls = {"plain": plain(half, 128), "rich": rich(half, 80), "float32": plain(torch.float32, 80)}
+    calls["edited"] = edited(plain(half, 128))
+    for name, ops in calls.items():
         with compiling(capability) as found:
             run(ops, probes())
             rows = Rows.from_lse(prepared(ops), torch.zeros(ops.q.shape[:3]))

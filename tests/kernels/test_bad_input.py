@@ -23,6 +23,10 @@ def longs(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.int64)
 
 
+def by_class(values: torch.Tensor, classes: torch.Tensor | None = None) -> ik.ClassBias:
+    return ik.ClassBias(values, longs(TK) if classes is None else classes)
+
+
 def keep(batch: int, keys: int) -> Mask:
     return Mask.from_padding(torch.ones(batch, keys, dtype=torch.bool))
 
@@ -68,6 +72,65 @@ SETTINGS = [
     (
         {"bias": torch.zeros(1, B, HQ, TQ, TK)},
         "bias: expected a shape broadcastable to [2, 4, 5, 7] or the relative bias [4, 11], got [1, 2, 4, 5, 7]",
+    ),
+    (
+        {"sinks": torch.zeros(B, HQ, TK)},
+        "sinks: expected a tensor of shape [4] or [2, 4, 5], got torch.float32 of shape [2, 4, 7]",
+    ),
+    (
+        {"class_bias": torch.zeros(TQ, 2)},
+        "class_bias: expected an interp_kernels.ClassBias, got torch.float32 of shape [5, 2]",
+    ),
+    (
+        {"class_bias": by_class(torch.zeros(TK, 2))},
+        (
+            "class_bias.values: expected a tensor of shape [2, 4, 5, C] or [2, 1, 5, C] or [1, 4, 5, C] or [1, 1, 5, C] or "
+            "[5, C], got torch.float32 of shape [7, 2]"
+        ),
+    ),
+    (
+        {"class_bias": by_class(torch.zeros(1, 2, TQ, 2))},
+        (
+            "class_bias.values: expected a tensor of shape [2, 4, 5, C] or [2, 1, 5, C] or [1, 4, 5, C] or [1, 1, 5, C] or "
+            "[5, C], got torch.float32 of shape [1, 2, 5, 2]"
+        ),
+    ),
+    (
+        {"class_bias": by_class(longs(TQ, 2))},
+        "class_bias.values: expected a floating tensor on cpu, got torch.int64 on cpu",
+    ),
+    (
+        {"class_bias": by_class(torch.zeros(TQ, 2, device="meta"))},
+        "class_bias.values: expected a floating tensor on cpu, got torch.float32 on meta",
+    ),
+    (
+        {"class_bias": by_class(torch.zeros(TQ, 2), longs(TQ))},
+        (
+            "class_bias.classes: expected a tensor of shape [2, 4, 7] or [2, 1, 7] or [1, 4, 7] or [1, 1, 7] or [7], "
+            "got torch.int64 of shape [5]"
+        ),
+    ),
+    (
+        {"class_bias": by_class(torch.zeros(TQ, 2), torch.zeros(TK))},
+        "class_bias.classes: expected an integer tensor on cpu, got torch.float32 on cpu",
+    ),
+    (
+        {"class_bias": by_class(torch.zeros(TQ, 2), torch.zeros(TK, dtype=torch.bool))},
+        "class_bias.classes: expected an integer tensor on cpu, got torch.bool on cpu",
+    ),
+    (
+        {"class_bias": by_class(torch.zeros(TQ, 2), longs(TK) + 2)},
+        (
+            "class_bias.classes: expected integers from 0 to 1, a column of class_bias.values [5, 2] for each; "
+            "got integers from 2 to 2"
+        ),
+    ),
+    (
+        {"class_bias": by_class(torch.zeros(TQ, 2), torch.arange(TK) - 6)},
+        (
+            "class_bias.classes: expected integers from 0 to 1, a column of class_bias.values [5, 2] for each; "
+            "got integers from -6 to 0"
+        ),
     ),
     ({"backend": "cuda"}, "backend: expected one of ['auto', 'reference', 'cpu', 'triton'], got 'cuda'"),
 ]
@@ -229,6 +292,7 @@ def test_good_arguments_beside_the_bad_ones_are_taken() -> None:
         "sinks": torch.zeros(4),
         "alibi": torch.zeros(4),
         "bias": torch.zeros(()),
+        "class_bias": by_class(torch.zeros(1, HQ, TQ, 1)),
     }
     mask = keep(B, TK) & Mask.from_documents(longs(B, 9))
     probes = [

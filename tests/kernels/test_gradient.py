@@ -7,6 +7,7 @@ The bound is that of ``rounding``: twice the error of autograd through plain den
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -180,9 +181,17 @@ def small(dtype: torch.dtype = torch.float64) -> Case:
     ).rounded(dtype)
 
 
+def edited() -> Case:
+    """The same with a sink for each row, and edges cut by class."""
+    values = random(1, 4, 5, 2, seed=8)
+    values[:, 1::2, 2:, 1] = -torch.inf
+    return replace(small(), sinks=random(2, 4, 5, seed=7), class_bias=ik.ClassBias(values, torch.arange(6) % 2))
+
+
+@pytest.mark.parametrize("make", [small, edited])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_finite_differences_agree(backend: str) -> None:
-    case = asking(small())
+def test_finite_differences_agree(backend: str, make: Callable[[], Case]) -> None:
+    case = asking(make())
     given = [getattr(case, name) for name in NAMES]
 
     def output(*x: Tensor) -> Tensor:
@@ -287,7 +296,9 @@ def test_gradients_accumulate_into_the_inputs_through_what_came_before() -> None
 def test_the_backward_pass_never_builds_the_map() -> None:
     t, width = 16_384, 8
     q, k, v = (random(1, 1, t, width, seed=seed).float().requires_grad_() for seed in (1, 2, 3))
-    output = ik.attend(q, k, v, softcap=5.0).output
+    class_bias = ik.ClassBias(torch.zeros(t, 2), torch.arange(t) % 2)
+    sinks = torch.zeros(1, 1, t, requires_grad=True)
+    output = ik.attend(q, k, v, softcap=5.0, sinks=sinks, class_bias=class_bias).output
     gradient = torch.ones_like(output)
     with Allocations(q, k, v, output, gradient) as seen:
         output.backward(gradient)

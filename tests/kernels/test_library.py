@@ -82,23 +82,36 @@ CALLS: dict[str, dict[str, Any]] = {
         "alibi": torch.ones(HQ),
         "bias": random(HQ, 2 * T - 1),
     },
+    "cut edges": {
+        "class_bias": ik.ClassBias(
+            random(T, 2).masked_fill(torch.arange(T)[:, None] > 4, -math.inf), torch.arange(T) % 2
+        ),
+        "bias": random(T, T),
+    },
+    "classes of each head": {
+        "class_bias": ik.ClassBias(random(1, HQ, T, 3), (torch.arange(B * HQ * T) % 3).view(B, HQ, T)),
+    },
     "bias that asks for a gradient": {"bias": random(T, T).requires_grad_()},
 }
 
 
 @pytest.mark.parametrize("probes", PROBE_SETS.values(), ids=PROBE_SETS)
-@pytest.mark.parametrize("call", ["causal", "window and padding", "features"])
+@pytest.mark.parametrize("call", ["causal", "window and padding", "features", "cut edges"])
 def test_torch_finds_no_fault_with_the_operator(call: str, probes: tuple[ik.Probe, ...]) -> None:
     q, k, v, sinks = leaves()
+    if call == "cut edges":
+        sinks = random(B, HQ, T).requires_grad_()
     ops = ik.attend(q, k, v, **CALLS[call]).map.operands
     for asks in (replace(ops, q=q, k=k, v=v, sinks=sinks), replace(ops, k=k), ops):
         torch.library.opcheck(library.attend, library.arguments("cpu", asks, probes))
 
 
 @pytest.mark.parametrize("wanted", [(True, True, True, True), (False, True, False, False), (False, False, False, True)])
-def test_torch_finds_no_fault_with_the_backward_operator(wanted: tuple[bool, ...]) -> None:
+@pytest.mark.parametrize("call", ["features", "cut edges"])
+def test_torch_finds_no_fault_with_the_backward_operator(call: str, wanted: tuple[bool, ...]) -> None:
     q, k, v, sinks = (x.detach() for x in leaves())
-    attended = ik.attend(q, k, v, sinks=sinks, **CALLS["features"])
+    sinks = random(B, HQ, T) if call == "cut edges" else sinks
+    attended = ik.attend(q, k, v, sinks=sinks, **CALLS[call])
     given = library.arguments("cpu", attended.map.operands, ())
     described, numbers = given[4:7], given[10:13]
     gradient = random(B, HQ, T, DV)
@@ -143,6 +156,16 @@ def test_a_compiled_function_gives_the_same_results_and_gradients(call: dict[str
         return ik.attend(q, k, v, sinks=sinks, probes=probes, **call)
 
     check_compiled(function, compiler, leaves())
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_sink_for_each_row_and_a_bias_by_class_may_be_made_in_the_graph(compiler: str) -> None:
+    def function(q: Tensor, k: Tensor, v: Tensor, of_rows: Tensor, ids: Tensor) -> ik.Attended:
+        cut = ik.ClassBias(torch.stack([ids * 0.0, ids * -1.0], dim=-1), (ids > 2).int())
+        return ik.attend(q, k, v, sinks=of_rows * 2, class_bias=cut, probes=[ik.Entropy(), ik.Received()])
+
+    of_rows = random(B, HQ, T, seed=9).masked_fill(torch.arange(T) == 3, -math.inf).requires_grad_()
+    check_compiled(function, compiler, [*leaves()[:3], of_rows, torch.arange(T)])
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

@@ -77,6 +77,12 @@ def probes() -> tuple[ik.Probe, ...]:
     )
 
 
+def class_bias() -> ik.ClassBias:
+    values = torch.zeros(T, 3)
+    values[T // 2 :, 1] = -math.inf
+    return ik.ClassBias(values, torch.arange(T) % 3)
+
+
 def test_the_measurement_sees_a_map() -> None:
     with Allocations() as seen:
         a = torch.ones(1000, 10) @ torch.ones(10, 1000)
@@ -88,11 +94,25 @@ def test_the_measurement_sees_a_map() -> None:
 @pytest.mark.parametrize(("backend", "tile"), [("cpu", TILE_BYTES // 2), ("tiled", TILE_BYTES)])
 def test_attend_with_every_probe_never_builds_the_map(call: dict[str, Any], backend: str, tile: int) -> None:
     features: dict[str, Any] = {"alibi": torch.ones(HEADS), "bias": torch.zeros(HEADS, 2 * T - 1)}
+    features |= {"class_bias": class_bias(), "sinks": torch.zeros(1, HEADS, T)}
     checked = ik.attend(**call, **features, probes=probes(), backend="cpu").map.operands
     with Allocations(call["q"], call["k"], call["v"]) as seen:
         {"cpu": cpu, "tiled": tiled}[backend].run(checked, probes())
     assert tile <= seen.largest <= LARGEST < MAP_BYTES / 20
     assert seen.peak <= MOST < MAP_BYTES / 4
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tiled"])
+def test_cut_edges_and_a_sink_for_each_row_never_build_the_map(call: dict[str, Any], backend: str) -> None:
+    given = call | {"mask": Mask.causal(), "class_bias": class_bias(), "sinks": torch.zeros(1, HEADS, T)}
+    asked = (ik.Entropy(), ik.Received(normalize=True))
+    with Allocations(call["q"], call["k"], call["v"]) as seen:
+        attended = ik.attend(**given, probes=asked, backend="cpu")
+        if backend == "tiled":
+            tiled.run(attended.map.operands, asked)
+        attended.map.rmatmul(torch.ones(T))
+    assert 0 < seen.largest <= LARGEST
+    assert seen.peak <= MOST
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,13 @@ def test_odd_lengths(lengths: tuple[int, int]) -> None:
     check(case.rounded(torch.float32), ("triton",))
 
 
+def by_class(batch: int, heads: int, queries: int, per_head: bool = False) -> ik.ClassBias:
+    """Three classes of 50 keys, one of them cut from every other head."""
+    values = torch.randn(batch, heads, queries, 3).double()
+    values[:, ::2, :, 1] = -math.inf
+    return ik.ClassBias(values, torch.randint(0, 3, (1, heads, 50) if per_head else (50,)))
+
+
 @pytest.mark.parametrize("splits", [1, 2, 7])
 @pytest.mark.parametrize("queries", [1, 5])
 def test_few_queries_share_the_keys_out(queries: int, splits: int) -> None:
@@ -155,13 +162,16 @@ def test_few_queries_share_the_keys_out(queries: int, splits: int) -> None:
         ik.Received(),
     )
     mask, sight = Mask.causal() & Mask.from_padding(keep), Sight(50 - queries, causal=True, keeps=(keep.numpy(),))
-    for sinks in (None, torch.randn(4).double()):
-        case = Case(q, k, v, mask, sight, sinks=sinks, probes=probes).rounded(torch.float32)
+    edits: tuple[dict, ...] = (
+        {},
+        {"sinks": torch.randn(2, 4, queries).double(), "class_bias": by_class(2, 4, queries)},
+        {"sinks": torch.randn(4).double(), "class_bias": by_class(2, 4, queries, per_head=True)},
+    )
+    calls = [Case(q, k, v, mask, sight, **edit, probes=probes) for edit in edits]
+    calls.append(replace(calls[0], probes=(ik.KeyMass(torch.randn(2, 4, 50, 1)), ik.Peak())))
+    for case in calls:
         with fixed(SMALL, splits):
-            check(case, ("triton",))
-    per_head = replace(case, probes=(ik.KeyMass(torch.randn(2, 4, 50, 1)), ik.Peak()))
-    with fixed(SMALL, splits):
-        check(per_head, ("triton",))
+            check(case.rounded(torch.float32), ("triton",))
 
 
 def test_a_tie_across_ranges_of_keys_goes_to_the_lower_key() -> None:

@@ -100,14 +100,14 @@ def place(block: Block, ops: Operands, first_key: int) -> np.ndarray:
 class Scorer:
     """Scores of the tiles of one block of rows, written into one buffer that it keeps from tile to tile.
 
-    Where a score is a scaled product alone a tile is one call of BLAS, else it is ``tiles.scores``. Keys that positions
-    hide are left to the sweeps, all others are hidden here. What a tile needs is prepared for the block: every small call
-    inside a tile makes the workers wait for one another's hold on Python.
+    Where a score is a scaled product alone a tile is one call of BLAS (and one sweep where classes of keys add to it), else
+    it is ``tiles.scores``. Keys that positions hide are left to the sweeps, all others are hidden here. What a tile needs
+    is prepared for the block: every small call inside a tile makes the workers wait for one another's hold on Python.
     """
 
     def __init__(self, ops: Operands) -> None:
         self.ops = ops
-        added = (ops.softcap, ops.alibi, ops.bias, ops.relative_bias, ops.class_values)
+        added = (ops.softcap, ops.alibi, ops.bias, ops.relative_bias)
         self.by_position = not ops.mask.is_per_batch
         self.is_product = self.by_position and all(x is None for x in added)
         self.held: tuple[slice, slice] | None = None
@@ -115,6 +115,11 @@ class Scorer:
         self.pairs = self.n = 0
         self.flat = torch.empty(0)
         self.views: dict[int, tuple[Tensor, np.ndarray]] = {}
+        self.by_class: tuple[np.ndarray, np.ndarray] | None = None
+        if self.is_product and ops.class_values is not None and ops.classes is not None:
+            # Unsigned, since a number that may be negative is checked before it is an index.
+            classes = ops.classes.to(torch.int32).contiguous().numpy().view(np.uint32)
+            self.by_class = ops.class_values.detach().to(torch.float32).contiguous().numpy(), classes
 
     def start(self, block: Block) -> None:
         ops, self.block = self.ops, block
@@ -144,6 +149,8 @@ class Scorer:
         if self.is_product:
             # Scaled as ``tiles.scores`` does it: the lazy map takes its scores from there, the log-sum-exp from here.
             torch.baddbmm(views[0], self.q, self.keys[:, :, cols], beta=0, alpha=self.ops.scale, out=views[0])
+            if self.by_class is not None:
+                sweeps.add_by_class(views[1], *self.by_class, place(block, self.ops, cols.start))
         else:
             hide = not self.by_position
             scores(self.ops, block.batch, block.kv, block.rows, cols, out=views[0].view(-1), hide=hide)

@@ -17,6 +17,9 @@ from numba.extending import intrinsic
 HIDDEN = np.float32(np.finfo(np.float32).min / 8)
 """At or below it a score is that of a hidden key (see ``interp_kernels.tiles``)."""
 
+FLOOR = np.float32(np.finfo(np.float32).min / 4)
+"""The least score: finite, so that differences of scores are defined. ``interp_kernels.tiles.HIDDEN``"""
+
 f32, i32 = np.float32, np.int32
 LOWEST = f32(-np.inf)
 
@@ -221,6 +224,30 @@ def _keep_largest(s, first, scores, keys, r):
                 scores[at, r], keys[at, r] = scores[at - 1, r], keys[at - 1, r]
                 at -= 1
             scores[at, r], keys[at, r] = value, first + j
+
+
+@njit(error_model="numpy", _nrt=False)
+def _add_chosen(s, values, chosen):
+    _whole_vectors()
+    for j in range(s.shape[0]):
+        x = s[j] + values[chosen[j]]
+        # Not a maximum, which would turn NaN into a hidden key.
+        s[j] = FLOOR if x < FLOOR else x  # noqa: FURB136
+
+
+@compiled("void(float32[:, ::1], float32[:, :, :, ::1], uint32[:, :, ::1], int64[::1])")
+def add_by_class(tile, values, classes, place):
+    """Add to every score what the key's class says. values [B or 1, Hq or 1, Tq, C]; classes [B or 1, Hq or 1, Tk]."""
+    sequence, heads, head, rows, first_row, _, first = place
+    n, width = tile.shape
+    for r in range(n):
+        b, h = sequence + r // (rows * heads), head + (r // rows) % heads
+        of_row = values[b % values.shape[0], h % values.shape[1], first_row + r % rows]
+        changes = False
+        for x in range(of_row.shape[0]):
+            changes |= of_row[x] != f32(0.0)
+        if changes:
+            _add_chosen(tile[r], of_row, classes[b % classes.shape[0], h % classes.shape[1], first : first + width])
 
 
 @compiled(
