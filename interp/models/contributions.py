@@ -109,7 +109,11 @@ class Projections:
     def _check_handed_on(self, key: LayerKey, projected: Tensor, output: object) -> None:
         first = output[0] if isinstance(output, tuple | list) else output
         if not isinstance(first, Tensor) or not torch.equal(first.reshape(-1), projected.reshape(-1)):
-            raise _refusal(key, "its attention module changes the output of the projection before it hands it on")
+            raise _refusal(
+                key,
+                "its attention module changes the output of the projection before it hands it on (an adapter, a residual "
+                "connection or a norm of its own)",
+            )
 
     def _check_none_waits(self) -> None:
         if self._waiting is not None:
