@@ -29,9 +29,9 @@ def patch(
 
     Args:
         heads: "L5H1", (5, 1), "5.1", ...; or "all".
-        source: what the heads wrote in another run, from ``interp.edits.outputs``, on an input of the same shape; or on one
-            sequence of that length, for all sequences. Tokens that are generated after it are left as they are.
-        positions: which columns; see ``Where``.
+        source: what the heads wrote in another run, from ``interp.edits.outputs``, on as many sequences, or on one for all.
+        positions: which columns; see ``Where``. The source must reach as far. None: all of them, of a source as long as the
+            input; tokens that are generated after it are left as they are.
         layers: in place of heads, all heads of these layers.
 
     Raises:
@@ -90,15 +90,27 @@ class Patch(Edit):
         z = self.source.of(call.layer.key, heads, f"{self.name}: source").to(output)
         batch, _, queries, width = output.shape
         length, first = z.shape[2], call.first_query
-        # Tokens generated after the source are not in it.
-        if z.shape[0] not in (1, batch) or z.shape[3] != width or (first == 0 and length != queries):
+        last = first + queries
+        if z.shape[0] not in (1, batch) or z.shape[3] != width:
             raise InputError(
-                f"{self.name}: expected a source of {batch} sequences (or 1) of {first + queries} positions and width {width} "
-                f"in layer {call.layer.key!r}, got {z.shape[0]} of {length} and width {z.shape[3]}"
+                f"{self.name}: expected a source of {batch} sequences (or 1) and width {width} in layer {call.layer.key!r}, "
+                f"got {z.shape[0]} and width {z.shape[3]}"
             )
-        at = torch.arange(first, first + queries, device=output.device)
-        chosen = self.positions.among_queries(call) & (at < length)
-        new = torch.where(chosen[:, None, :, None], z[:, :, at.clamp(max=length - 1)], output[:, list(heads)])
+        chosen = self.positions.among_queries(call)
+        if self.positions.given is None:
+            if first == 0 and length != last:
+                raise InputError(
+                    f"{self.name}: expected a source of {last} positions as the input, got {length}; "
+                    "give positions= to patch some of them"
+                )
+            chosen = chosen & (torch.arange(first, last, device=output.device) < length)
+        elif length < last and not torch.compiler.is_compiling() and bool(chosen[:, max(0, length - first) :].any()):
+            raise InputError(
+                f"{self.name}: the source ends at position {length - 1}, and positions={self.positions} reach further; "
+                "take the outputs of a longer input, or fewer positions"
+            )
+        at = torch.arange(first, last, device=output.device).clamp(max=length - 1)
+        new = torch.where(chosen[:, None, :, None], z[:, :, at], output[:, list(heads)])
         return output.index_copy(1, index_of(heads, output), new)
 
 
