@@ -61,7 +61,6 @@ class BridgeHost:
     def __init__(self, bridge: TransformerBridge) -> None:
         self.model = bridge
         self._inner = _inner_model(bridge)
-        check_placement(self._inner)
         self._is_native = not isinstance(self._inner, PreTrainedModel)
         self.config = bridge.cfg if self._is_native else self._inner.config
         self._unwatched: tuple[Unwatched, ...] = ()
@@ -69,6 +68,7 @@ class BridgeHost:
             self.layers = _native_layers(bridge)
             self.shape = _native_shape(bridge.cfg)
         else:
+            check_placement(self._inner)
             self.layers = attention_layers(self._inner, self.config)
             self._unwatched = check_support(self._inner, self.layers, self.config)
             self.shape = model_shape(self._inner, self.layers)

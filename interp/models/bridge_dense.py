@@ -92,5 +92,9 @@ def _check(layer: AttentionLayer, p: Tensor, seen: Tensor, dtype: torch.dtype) -
 
 
 def _rounding(dtype: torch.dtype, keys: int) -> float:
-    """How far the sum of a row of probabilities is from 1 by rounding alone: each is rounded once, and then added up."""
-    return torch.finfo(dtype).eps + keys * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    """How far the sum of a row of probabilities is from 1 by rounding alone: each is rounded once, and then added up.
+
+    Bridges of float64 models too take the softmax in float32.
+    """
+    single = torch.finfo(torch.float32).eps
+    return max(torch.finfo(dtype).eps, single) + keys * single

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from interp.errors import InputError
+from interp.models.bridge import BridgeHost, is_bridge
 from interp.models.folder import ModelFolder
 from interp.models.hooked import HookedModel
 from interp.models.host import TransformersHost
@@ -50,13 +51,13 @@ def load(
 
     Args:
         source: "demo" (the model that comes with interp), a local folder in Hugging Face form, a hub name, or a
-            transformers model object (also one that torch.compile has wrapped), which is used as it is: neither moved,
-            copied nor changed.
+            transformers model object (also one that torch.compile has wrapped) or a TransformerBridge of TransformerLens,
+            which is used as it is: neither moved, copied nor changed.
         revision: branch, tag or commit of a hub name. ``HookedModel.revision`` is the commit that it stood for.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". Not for model objects.
         dtype: "auto" (the checkpoint's on a GPU; float32 on a CPU, where half precision is slower), or "float32",
             "float16", "bfloat16", "float64". Not for model objects.
-        tokenizer: to use instead of the model's own; model objects come without one.
+        tokenizer: to use instead of the model's own; transformers model objects come without one.
         trust_remote_code: run Python code that the folder or repository brings, if it needs it. Read it first.
 
     Raises:
@@ -68,13 +69,17 @@ def load(
             raise InputError(
                 "device, dtype and revision are for models that interp loads; move the model object yourself"
             )
+        if is_bridge(source):
+            host = BridgeHost(source)  # type: ignore[arg-type]
+            return HookedModel(host, tokenizer or host.tokenizer, host.name)
         model = model_object(source)
         if model is not None:
             check_placement(model)
             return HookedModel(TransformersHost(model), tokenizer, model.config.name_or_path or type(model).__name__)
     if not isinstance(source, str | Path):
         raise InputError(
-            f"source: expected 'demo', a folder, a hub name or a transformers model, got {type(source).__name__}"
+            f"source: expected 'demo', a folder, a hub name, a transformers model or a TransformerBridge, got "
+            f"{type(source).__name__}"
         )
     where, chosen_dtype = _device(device), _dtype(dtype)
     if chosen_dtype is None:
