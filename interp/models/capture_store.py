@@ -23,6 +23,7 @@ from interp.folders import check_output_folder, write_together
 from interp.models.capture import Capture, MeasuredLayer, Side
 from interp.models.layers import LayerKey
 from interp.models.statistic import AXES, Statistic
+from interp.models.tokens import TokenRow
 from interp_kernels import Mask
 
 CONTENT, TENSORS = "capture.json", "tensors.safetensors"
@@ -66,6 +67,7 @@ def save_capture(capture: Capture, folder: Path, *, overwrite: bool = False) -> 
         "keep": tensors.add("keep", capture.keep),
         "logits": tensors.add("logits", capture.logits),
         "tokens": capture.tokens,
+        "token_rows": [row.as_json() for row in capture.token_rows],
         "sides": {
             stack: [
                 _side(side, f"sides/{stack}/{end}", tensors)
@@ -81,7 +83,9 @@ def save_capture(capture: Capture, folder: Path, *, overwrite: bool = False) -> 
         f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in content.items()
     )
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    metadata = {"format": FORMAT, "content": _checksum(text)}
+    metadata = {
+        FORMAT: _checksum(text)
+    }  # one entry: their order is not kept, and the same capture should be the same bytes
     write_together(
         folder,
         {
@@ -152,7 +156,7 @@ def _read_tensors(path: Path, checksum: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path} is missing; the capture is not whole")
     with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get("content") != checksum:
+        if (file.metadata() or {}).get(FORMAT) != checksum:
             raise InputError(
                 f"{path} does not belong to the {CONTENT} beside it; one of them was changed after it was written"
             )
@@ -235,6 +239,7 @@ def _capture(content: dict[str, Any], tensors: dict[str, Tensor]) -> Capture:
             if entry["meaning"] is not None
         },
         measured=measured,
+        token_rows=tuple(TokenRow.of_json(row) for row in content["token_rows"]),
         sides={
             stack: (queries, keys)
             for stack, pair in content["sides"].items()
