@@ -140,9 +140,14 @@ def _criteria(model: HookedModel, config: GenerationConfig, given: Sequence[Stop
 
 def _prompt(model: HookedModel, inputs: Inputs | Batch, pad: int | None, beyond_context: bool) -> Batch:
     """The prompts as one batch: padded on the left, so that all of them end in the last column."""
-    batch = inputs if isinstance(inputs, Batch) else model.batch(inputs, beyond_context=beyond_context)
+    reads_apart = bool(getattr(model.host.config, "is_encoder_decoder", False))
+    batch = inputs
+    if not isinstance(batch, Batch):
+        padding = "right" if reads_apart else "left"
+        # A chat ends with what opens the answer; of other inputs that says nothing.
+        batch = model.batch(batch, padding=padding, add_generation_prompt=True, beyond_context=beyond_context)
     model.check_length(batch.tokens, beyond_context=beyond_context)
-    if model.host.config.is_encoder_decoder:
+    if reads_apart:
         return batch
     if batch.ids is None or batch.keep is None:
         raise InputError("a prompt of token ids or text is needed to generate from; got none")
@@ -152,14 +157,15 @@ def _prompt(model: HookedModel, inputs: Inputs | Batch, pad: int | None, beyond_
     ids, keep = batch.ids.gather(1, order), batch.keep.gather(1, order)
     if batch.others and not torch.equal(keep, batch.keep):
         raise InputError("the prompts are padded on the right; a model that generates wants them padded on the left")
-    return replace(batch, ids=ids if pad is None else ids.masked_fill(~keep, pad), keep=keep)
+    rows = batch.token_rows if torch.equal(keep, batch.keep) else ()
+    return replace(batch, ids=ids if pad is None else ids.masked_fill(~keep, pad), keep=keep, token_rows=rows)
 
 
 def _check_length(model: HookedModel, batch: Batch, new: int, beyond_context: bool) -> None:
     shape = model.shape
     config = model.host.config
     prompt, context = batch.tokens, shape.context
-    if config.is_encoder_decoder:
+    if getattr(config, "is_encoder_decoder", False):
         given = batch.others.get("decoder_input_ids")
         prompt = 1 if given is None else given.shape[1]
         context = getattr(config, "max_target_positions", None) or context

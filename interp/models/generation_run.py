@@ -89,7 +89,7 @@ class Run:
         self.prefill = Taken()
         self.steps: list[Taken] = []
         self.number = -1
-        self.is_encoder_decoder = bool(model.host.config.is_encoder_decoder)
+        self.is_encoder_decoder = bool(getattr(model.host.config, "is_encoder_decoder", False))
         self.ids: Tensor | None = None
         self.prompt = 0
         self.unfinished: list[Tensor] = []  # before each new token, [B]
