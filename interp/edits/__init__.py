@@ -10,7 +10,6 @@ from interp.edits.ablate import ablate, mean_ablate
 from interp.edits.cut import cut
 from interp.edits.edit import Edit
 from interp.edits.hidden_sinks import hidden_sinks
-from interp.edits.outputs import HeadOutputs, outputs
 from interp.edits.patch import patch, resample
 from interp.edits.recalibrate import recalibrate
 from interp.edits.scale import scale
@@ -18,12 +17,10 @@ from interp.edits.uniform import uniform
 
 __all__ = [
     "Edit",
-    "HeadOutputs",
     "ablate",
     "cut",
     "hidden_sinks",
     "mean_ablate",
-    "outputs",
     "patch",
     "recalibrate",
     "resample",

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from interp.edits.edit import Edit, heads_or_layers
 from interp.edits.narrow import index_of
-from interp.edits.outputs import HeadOutputs, check_fits
+from interp.edits.source import check_fits, checked_source, kept_of, z_of
 from interp.errors import InputError
 from interp.models.call import AttentionCall
+from interp.models.capture import Capture
 from interp.models.heads import HeadSpec
 from interp.models.layers import LayerKey
 
@@ -36,7 +37,7 @@ def ablate(*heads: HeadSpec, layers: Iterable[LayerKey] | None = None) -> Edit:
 
 def mean_ablate(
     *heads: HeadSpec,
-    reference: HeadOutputs | Sequence[HeadOutputs],
+    reference: Capture | Sequence[Capture],
     per_position: bool = False,
     layers: Iterable[LayerKey] | None = None,
 ) -> Edit:
@@ -46,19 +47,17 @@ def mean_ablate(
 
     Args:
         heads: "L5H1", (5, 1), "5.1", ...; or "all".
-        reference: what the heads wrote on the reference set, from ``interp.edits.outputs``; of several runs as a sequence.
+        reference: a capture of the reference set with ``outputs=True``, or several as a sequence.
         per_position: a mean for each column; it reaches as far as the reference does, and each column wants a token.
         layers: in place of heads, all heads of these layers.
 
     Raises:
         InputError: no head is named, or the reference holds nothing.
     """
-    runs = (reference,) if isinstance(reference, HeadOutputs) else tuple(reference)
-    if not runs or not all(isinstance(run, HeadOutputs) for run in runs):
-        raise InputError(
-            f"mean_ablate: expected what interp.edits.outputs(model, texts) gives for reference, or several of it, "
-            f"got {reference!r:.60}"
-        )
+    given = reference if isinstance(reference, Sequence) else (reference,)
+    runs = tuple(checked_source("mean_ablate", "reference", each) for each in given)
+    if not runs:
+        raise InputError("mean_ablate: expected at least one capture for reference, got none")
     chosen = heads_or_layers("mean_ablate", heads, layers)
     return MeanAblation(heads=chosen, layers=layers, reference=runs, per_position=per_position)
 
@@ -79,7 +78,7 @@ class MeanAblation(Edit):
 
     name = "mean_ablate"
 
-    reference: tuple[HeadOutputs, ...]
+    reference: tuple[Capture, ...]
     per_position: bool
     means: Mapping[LayerKey, Tensor] = field(default_factory=dict)
 
@@ -87,9 +86,9 @@ class MeanAblation(Edit):
         bound = super().on(model)
         means = {}
         for layer, heads in bound.chosen.items():
-            parts = [(run.of(layer, heads, "mean_ablate: reference"), run.keep[layer]) for run in self.reference]
-            for z, _ in parts:
-                check_fits(model, layer, z, self.reference[0].counts[layer], "mean_ablate: reference")
+            for run in self.reference:
+                check_fits(model, run, layer, heads, "mean_ablate: reference")
+            parts = [(z_of(run, layer, heads, "mean_ablate"), kept_of(run, layer)) for run in self.reference]
             means[layer] = _mean(parts, per_position=self.per_position)
         return replace(bound, means=means)
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from interp.edits.edit import Edit, heads_or_layers
 from interp.edits.narrow import index_of
-from interp.edits.outputs import HeadOutputs, check_fits
 from interp.edits.positions import Positions, Where
+from interp.edits.source import check_fits, checked_source, z_of
 from interp.errors import InputError
 from interp.models.call import AttentionCall
+from interp.models.capture import Capture
 from interp.models.heads import HeadSpec
 from interp.models.layers import LayerKey
 
@@ -22,14 +23,12 @@ if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
 
 
-def patch(
-    *heads: HeadSpec, source: HeadOutputs, positions: Where = None, layers: Iterable[LayerKey] | None = None
-) -> Edit:
+def patch(*heads: HeadSpec, source: Capture, positions: Where = None, layers: Iterable[LayerKey] | None = None) -> Edit:
     """Activation patching: z'_i = z_i of the source at the chosen positions, z_i of this run at the others.
 
     Args:
         heads: "L5H1", (5, 1), "5.1", ...; or "all".
-        source: what the heads wrote in another run, from ``interp.edits.outputs``, on as many sequences, or on one for all.
+        source: a capture with ``outputs=True`` of as many sequences, or of one for all.
         positions: which columns; see ``Where``. The source must reach as far. None: all of them, of a source as long as the
             input; tokens that are generated after it are left as they are.
         layers: in place of heads, all heads of these layers.
@@ -40,12 +39,12 @@ def patch(
     return _patch("patch", heads, source, positions, layers)
 
 
-def resample(*heads: HeadSpec, source: HeadOutputs, layers: Iterable[LayerKey] | None = None) -> Edit:
+def resample(*heads: HeadSpec, source: Capture, layers: Iterable[LayerKey] | None = None) -> Edit:
     """Resample ablation: the heads write what they wrote on another input. ``patch`` at all positions.
 
     Args:
         heads: "L5H1", (5, 1), "5.1", ...; or "all".
-        source: what they wrote there, from ``interp.edits.outputs``; of the same shape, or one sequence of that length.
+        source: a capture of it with ``outputs=True``; of as many sequences, or of one for all, as long as the input.
         layers: in place of heads, all heads of these layers.
 
     Raises:
@@ -57,17 +56,18 @@ def resample(*heads: HeadSpec, source: HeadOutputs, layers: Iterable[LayerKey] |
 def _patch(
     name: str,
     heads: tuple[HeadSpec, ...],
-    source: HeadOutputs,
+    source: Capture,
     positions: Where,
     layers: Iterable[LayerKey] | None,
 ) -> Edit:
-    if not isinstance(source, HeadOutputs):
-        raise InputError(
-            f"{name}: expected what interp.edits.outputs(model, text) gives for source, got {source!r:.60}"
-        )
     kind = Patch if name == "patch" else Resampling
     where = Positions.of(f"{name}: positions", positions)
-    return kind(heads=heads_or_layers(name, heads, layers), layers=layers, source=source, positions=where)
+    return kind(
+        heads=heads_or_layers(name, heads, layers),
+        layers=layers,
+        source=checked_source(name, "source", source),
+        positions=where,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -76,18 +76,17 @@ class Patch(Edit):
 
     name: ClassVar[str] = "patch"
 
-    source: HeadOutputs
+    source: Capture
     positions: Positions
 
     def on(self, model: HookedModel) -> Self:
         bound = super().on(model)
         for layer, heads in bound.chosen.items():
-            z = self.source.of(layer, heads, f"{self.name}: source")
-            check_fits(model, layer, z, self.source.counts[layer], f"{self.name}: source")
+            check_fits(model, self.source, layer, heads, f"{self.name}: source")
         return bound
 
     def edited_output(self, call: AttentionCall, heads: tuple[int, ...], output: Tensor) -> Tensor:
-        z = self.source.of(call.layer.key, heads, f"{self.name}: source").to(output)
+        z = z_of(self.source, call.layer.key, heads, f"{self.name}: source").to(output)
         batch, _, queries, width = output.shape
         length, first = z.shape[2], call.first_query
         last = first + queries
@@ -107,7 +106,7 @@ class Patch(Edit):
         elif length < last and not torch.compiler.is_compiling() and bool(chosen[:, max(0, length - first) :].any()):
             raise InputError(
                 f"{self.name}: the source ends at position {length - 1}, and positions={self.positions} reach further; "
-                "take the outputs of a longer input, or fewer positions"
+                "capture a longer input, or fewer positions"
             )
         at = torch.arange(first, last, device=output.device).clamp(max=length - 1)
         new = torch.where(chosen[:, None, :, None], z[:, :, at], output[:, list(heads)])

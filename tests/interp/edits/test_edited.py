@@ -133,16 +133,16 @@ def test_a_model_whose_layers_share_a_module_is_edited_layer_by_layer() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = interp.load(transformers.AlbertModel(config).eval().double())
-    run = edits.outputs(model, IDS)
+    run = model.capture(IDS, [], outputs=True)["output"]
     with model.edited(edits.ablate("L1H2")):
         with torch.no_grad():
             plain = [model(IDS).last_hidden_state for _ in range(2)]
-        edited = edits.outputs(model, IDS)
+        edited = model.capture(IDS, [], outputs=True)["output"]
     assert torch.equal(*plain)
-    assert torch.equal(edited.z[0], run.z[0])
-    assert torch.equal(edited.z[1][:, [0, 1, 3]], run.z[1][:, [0, 1, 3]])
-    assert not edited.z[1][:, 2].any()
-    assert edited.z[2][:, 2].abs().min() > 0
+    assert torch.equal(edited[0], run[0])
+    assert torch.equal(edited[1][:, [0, 1, 3]], run[1][:, [0, 1, 3]])
+    assert not edited[1][:, 2].any()
+    assert edited[2][:, 2].abs().min() > 0
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gpt_oss"])
@@ -154,7 +154,7 @@ def test_positions_mean_the_same_tokens_while_generating(name: str) -> None:
         edits.cut(pairs=[(11, 9), (12, 11), (14, 11), (15, 11), (15, 3)], heads=["L0H1", "L1H3"]),
         edits.recalibrate(keys=[8, 10, 14], heads="L1H0", factor=0.2),
         edits.uniform("L0H2"),
-        edits.patch("L1H1", source=edits.outputs(hooked, token_ids((2, 12), seed=9)), positions=[3, 11]),
+        edits.patch("L1H1", source=hooked.capture(token_ids((2, 12), seed=9), [], outputs=True), positions=[3, 11]),
     ]
     with hooked.edited(given):
         generation = hooked.generate(prompt, 5, ["entropy", "peak"], min_new_tokens=5)

@@ -65,16 +65,16 @@ def test_mean_ablation_leaves_padding_out_of_the_mean(name: str, per_position: b
         else:
             mean = torch.cat([z[0], z[1][:, of.keep[1]]], dim=1).mean(dim=1, keepdim=True)
         outputs.append(({layer: heads}, dense_edits.put(mean)))
-    held = edits.outputs(of.hooked, reference, SPECS)
+    held = of.hooked.capture(reference, [], heads=SPECS, outputs=True)
     check(of, edits.mean_ablate(*SPECS, reference=held, per_position=per_position), outputs)
 
 
 def test_a_mean_over_several_runs_is_that_of_all_their_tokens() -> None:
     of = case("llama")
     first, second = token_ids((1, 8), seed=1), token_ids((3, 12), seed=2)
-    runs = [edits.outputs(of.hooked, ids, layers=[1]) for ids in (first, second)]
+    runs = [of.hooked.capture(ids, [], layers=[1], outputs=True) for ids in (first, second)]
     bound = edits.mean_ablate("L1H3", reference=runs).on(of.hooked)
-    every = torch.cat([run.z[1][:, 3].flatten(0, 1) for run in runs])
+    every = torch.cat([run["output"][1][:, 3].flatten(0, 1) for run in runs])
     assert every.shape == (8 + 36, 8)
     assert_close(bound.means[1], every.mean(dim=0)[None, None])
 
@@ -83,7 +83,7 @@ def test_a_mean_over_several_runs_is_that_of_all_their_tokens() -> None:
 def test_resample_ablation(name: str) -> None:
     of, source = case(name), other(case(name))
     outputs = [({layer: heads}, dense_edits.put(z_of(of, source, layer))) for layer, heads in HEADS.items()]
-    check(of, edits.resample(*SPECS, source=edits.outputs(of.hooked, source)), outputs)
+    check(of, edits.resample(*SPECS, source=of.hooked.capture(source, [], outputs=True)), outputs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +92,7 @@ def test_patching_at_some_positions(name: str) -> None:
     at = torch.zeros(2, T, dtype=torch.bool)
     at[:, [PADDED + 1, PADDED + 4]] = True
     outputs = [({layer: heads}, dense_edits.put(z_of(of, source, layer), at)) for layer, heads in HEADS.items()]
-    held = edits.outputs(of.hooked, source, SPECS)
+    held = of.hooked.capture(source, [], heads=SPECS, outputs=True)
     check(of, edits.patch(*SPECS, source=held, positions=[PADDED + 1, PADDED + 4]), outputs)
 
 
@@ -100,21 +100,21 @@ def test_a_source_of_one_sequence_serves_all() -> None:
     of = case("gpt2")
     ids = token_ids((1, T), seed=77)
     z = Case(of.model, of.hooked, {"input_ids": ids}, of.layers).dense()[0].z[0][:, [2]]
-    held = edits.outputs(of.hooked, ids, "L0H2")
+    held = of.hooked.capture(ids, [], heads="L0H2", outputs=True)
     check(of, edits.resample("L0H2", source=held), [({0: [2]}, dense_edits.put(z))])
 
 
 def test_patching_a_run_with_itself_changes_nothing() -> None:
     of = case("llama")
     plain = of.hooked.capture(of.inputs, [], logits=True).logits
-    with of.hooked.edited(edits.patch("all", source=edits.outputs(of.hooked, of.inputs))):
+    with of.hooked.edited(edits.patch("all", source=of.hooked.capture(of.inputs, [], outputs=True))):
         again = of.hooked.capture(of.inputs, [], logits=True).logits
     assert torch.equal(plain, again)
 
 
 def test_edits_of_outputs_act_in_the_order_given() -> None:
     of, source = case("llama"), other(case("llama"))
-    held, z = edits.outputs(of.hooked, source, SPECS), z_of(of, source, 0)
+    held, z = of.hooked.capture(source, [], heads=SPECS, outputs=True), z_of(of, source, 0)
     new, doubled = dense_edits.put(z), dense_edits.times(2.0)
     pair = [edits.scale("L0H1", factor=2), edits.resample("L0H1", source=held)]
     for given, outputs in ((pair, [doubled, new]), (pair[::-1], [new, doubled])):
@@ -133,7 +133,7 @@ def test_cut_ablate_and_scale_compose() -> None:
     given = [edits.scale("0.2", "1.2", factor=3), edits.ablate("L0H1"), edits.cut(keys=9, renormalize=False)]
     with of.hooked.edited(given):
         assert_close(of.hooked(of.inputs)[0], expected, of.keep)
-        held = edits.outputs(of.hooked, of.inputs)
+        held = of.hooked.capture(of.inputs, [], outputs=True)
     # What is taken while edits are in force is edited.
     for layer, z in run.z.items():
-        assert_close(held.z[layer].transpose(1, 2)[of.keep], z.transpose(1, 2)[of.keep])
+        assert_close(held["output"][layer].transpose(1, 2)[of.keep], z.transpose(1, 2)[of.keep])
