@@ -14,6 +14,7 @@ from interp.errors import InputError
 from interp.models.heads import HeadSpec, parse_head
 from interp.models.layers import LayerKey
 from interp.models.statistic import Statistic
+from interp.models.tokens import TokenRow
 from interp.naming import nearest
 from interp_kernels import Mask
 
@@ -75,6 +76,7 @@ class Capture:
     statistics  name -> the meaning of its axes and columns, and its definition
     measured    layer -> which heads were measured, and how
     sides       stack of layers -> the tokens on the side of its queries and of its keys, where they are not ``ids``
+    token_rows  the tokens of each sequence once more, with their columns and where they stand in its text; () if not known
     """
 
     stats: Mapping[str, dict[LayerKey, Tensor]]
@@ -90,6 +92,7 @@ class Capture:
     statistics: Mapping[str, Statistic] = field(default_factory=dict)
     measured: Mapping[LayerKey, MeasuredLayer] = field(default_factory=dict)
     sides: Mapping[str, tuple[Side, Side]] = field(default_factory=dict)
+    token_rows: tuple[TokenRow, ...] = ()
 
     def __getitem__(self, name: str) -> dict[LayerKey, Tensor]:
         """{layer: value} of the statistic called ``name``."""

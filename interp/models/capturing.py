@@ -19,6 +19,7 @@ from interp.models.heads import HeadSpec, head_counts, parse_heads
 from interp.models.inputs import Batch, Inputs
 from interp.models.layers import LayerKey
 from interp.models.statistic import Statistic, probes_of_names, statistics_of
+from interp.models.tokens import TokenRow
 from interp_kernels import Attended, AttentionMap, KeyMass, Mask, Probe, Received
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def capture(
             stack: batch.queries_kept("encoder") if stack == "cross" else queries_kept[stack] for stack in stacks
         },
         queries_kept=queries_kept,
-        projections=Projections(model.model, model.host.layers) if extras.need_projections else None,
+        projections=Projections(model.host.inner, model.host.layers) if extras.need_projections else None,
     )
     with nullcontext() if run.projections is None else run.projections.watching():
         output = model.run(batch, run.probes_of, run.record, logits=logits)
@@ -192,7 +193,8 @@ def capture(
         stats={name: run.stats[name] for name in statistics if name in run.stats},
         ids=batch.ids,
         keep=batch.keep,
-        tokens=tokens_of(model, batch.ids, batch.keep),
+        tokens=_strings(batch.token_rows) or tokens_of(model, batch.ids, batch.keep),
+        token_rows=batch.token_rows,
         masks=run.masks,
         layers=tuple(run.masks),
         heads=shape.heads,
@@ -233,12 +235,17 @@ def tokens_of(model: HookedModel, ids: Tensor | None, keep: Tensor | None) -> li
     return [model.token_strings(row[of].tolist()) for row, of in zip(ids, kept, strict=True)]
 
 
+def _strings(rows: Iterable[TokenRow]) -> list[list[str]]:
+    return [row.strings for row in rows]
+
+
 def sides_of(model: HookedModel, batch: Batch, stacks: Iterable[str]) -> dict[str, tuple[Side, Side]]:
     """The tokens of the queries and of the keys of each stack of layers that does not run over ``batch.ids``."""
-    encoder = Side(batch.ids, batch.keep, tokens_of(model, batch.ids, batch.keep))
+    tokens = _strings(batch.token_rows) or tokens_of(model, batch.ids, batch.keep)
+    encoder = Side(batch.ids, batch.keep, tokens)
     ids, keep = batch.others.get("decoder_input_ids"), batch.others.get("decoder_attention_mask")
     keep = None if keep is None else keep.bool()
-    decoder = Side(ids, keep, tokens_of(model, ids, keep))
+    decoder = Side(ids, keep, _strings(batch.decoder_rows) or tokens_of(model, ids, keep))
     sides: dict[str, tuple[Side, Side]] = {}
     for stack in stacks:
         match stack:

@@ -12,19 +12,24 @@ from torch import Tensor
 
 from interp.errors import InputError, RunError
 from interp.models.attention import Recording
+from interp.models.batch import Batch, Padding
 from interp.models.call import AttentionCall
 from interp.models.capture import Capture
+from interp.models.decoder_inputs import completed
 from interp.models.editing import edits_on
 from interp.models.host import Host
-from interp.models.inputs import Batch, Inputs, to_batch
+from interp.models.inputs import Inputs, checked, to_batch
 from interp.models.layers import LayerKey
+from interp.models.reads import Reads
 from interp.models.shape import ModelShape
+from interp.models.tokens import token_row
 from interp.naming import named_layers
 from interp.versions import versions
 from interp_kernels import AttentionMap, Probe
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from transformers import PreTrainedTokenizerBase
 
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from interp.models.generation_result import Generation
     from interp.models.generation_steps import StepProbes
     from interp.models.heads import HeadSpec
+    from interp.models.windows import Windows
     from interp_kernels.api import Attended
 
 
@@ -80,19 +86,61 @@ class HookedModel:
 
     def __call__(self, inputs: Inputs | Batch) -> Any:
         """The model's own output on ``inputs``, through its own attention, as transformers returns it."""
-        batch = inputs if isinstance(inputs, Batch) else self.batch(inputs)
+        batch = self.checked(inputs, beyond_context=False)
         options = {"use_cache": False} if hasattr(self.host.config, "use_cache") else {}
-        return self.model(**batch.arguments, **options)
+        return self.host.inner(**batch.arguments, **options)
 
-    def batch(self, inputs: Inputs, *, beyond_context: bool = False) -> Batch:
-        """Token ids of ``inputs``, padded on the right; see ``interp.models.inputs``.
+    def batch(
+        self,
+        inputs: Inputs,
+        *,
+        padding: Padding = "right",
+        special: bool = True,
+        add_generation_prompt: bool = False,
+        decoder: Inputs | None = None,
+        beyond_context: bool = False,
+    ) -> Batch:
+        """``inputs`` as one padded batch on the model's device, with its tokens as people read them; see docs/inputs.md.
+
+        Args:
+            inputs: a text, texts, a text file (``Path``), token ids, a chat or several (lists of {"role", "content"}), the
+                arguments of the model's forward by name, or floats for a model of images or sound.
+            padding: the side on which shorter sequences are filled up. Either way a sequence has the statistics that it has
+                alone, and padding has none.
+            special: put the tokenizer's special tokens around texts. Chats have those of their template.
+            add_generation_prompt: end a chat with what opens the assistant's answer.
+            decoder: of an encoder-decoder, what its decoder reads: a text or texts (shifted by the start token, as in
+                training) or token ids as they are. Without, it reads the start token.
+            beyond_context: allow inputs longer than the model's context, where its positions are relative.
 
         Raises:
             InputError: nothing or something unusable was given, or it is longer than the model's context.
         """
-        batch = to_batch(inputs, self.tokenizer, self.shape.vocabulary, self.device)
+        batch = to_batch(
+            inputs,
+            self.tokenizer,
+            Reads(self.host),
+            padding=padding,
+            special=special,
+            add_generation_prompt=add_generation_prompt,
+            decoder=decoder,
+        )
         self.check_length(batch.tokens, beyond_context=beyond_context)
         return batch
+
+    def windows(
+        self,
+        text: str | Path,
+        length: int | None = None,
+        stride: int | None = None,
+        *,
+        special: bool = True,
+        beyond_context: bool = False,
+    ) -> Windows:
+        """A text or text file of any length, cut into windows that the model can run; see ``interp.models.windows``."""
+        from interp.models.windows import windows
+
+        return windows(self, text, length, stride, special=special, beyond_context=beyond_context)
 
     def check_length(self, tokens: int, *, beyond_context: bool) -> None:
         """Refuse inputs longer than the model was made for, unless asked for and possible."""
@@ -247,10 +295,8 @@ class HookedModel:
         return edited(self, edits)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Readable text of each token id; the id itself where there is no tokenizer."""
-        if self.tokenizer is None:
-            return [str(i) for i in ids]
-        return [str(self.tokenizer.decode([i])) for i in ids]
+        """Readable text of each token of a sequence; the id itself where there is no tokenizer. See ``interp.models.tokens``."""
+        return token_row([int(i) for i in ids], self.tokenizer).strings
 
     def facts(self) -> dict[str, Any]:
         """What a result must say of the model that it came from, and of the edits in force."""
@@ -301,7 +347,8 @@ class HookedModel:
                 f"{self.name} is in training mode, where dropout changes the attention; call model.eval() first"
             )
         recording = Recording(self.host.layers, probes_of, record)
-        with torch.no_grad(), self.host.hooked(recording):
+        refusals = Reads(self.host).named_in_refusals(batch.arguments, recording.seen)
+        with refusals, torch.no_grad(), self.host.hooked(recording):
             last = self.host.forward(batch.arguments, logits=logits)
         self.check_whole(recording.seen)
         if not bool(torch.isfinite(last).all()):
@@ -313,11 +360,12 @@ class HookedModel:
         return last
 
     def checked(self, inputs: Inputs | Batch, *, beyond_context: bool) -> Batch:
-        """``inputs`` as a batch that is no longer than the model allows."""
+        """``inputs`` as a batch that the model can run, no longer than it allows."""
+        reads = Reads(self.host)
         if isinstance(inputs, Batch):
             self.check_length(inputs.tokens, beyond_context=beyond_context)
-            return inputs
-        return self.batch(inputs, beyond_context=beyond_context)
+            return completed(checked(inputs, reads), reads)
+        return completed(self.batch(inputs, beyond_context=beyond_context), reads)
 
     def check_whole(self, seen: Sequence[LayerKey]) -> None:
         """Every layer of a stack that ran must have reported, or a statistic would be missing in silence."""

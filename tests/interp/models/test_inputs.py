@@ -9,7 +9,7 @@ import torch
 
 import interp
 from interp.errors import InputError
-from interp.models.inputs import to_batch, tokenise
+from interp.models.inputs import tokenise
 from tests.interp.tiny import ARCHITECTURES, CONTEXT, NAMES, VOCABULARY, token_ids
 
 
@@ -115,9 +115,9 @@ def test_something_else_than_text_and_ids(inputs: Any, model):
         model.capture(inputs)
 
 
-def test_a_text_needs_a_tokenizer():
+def test_a_text_needs_a_tokenizer(own_model):
     with pytest.raises(InputError, match="this model has no tokenizer; give token ids"):
-        to_batch("w5", None, VOCABULARY, "cpu")
+        interp.load(own_model("llama")).batch("w5")
 
 
 def test_longer_than_the_context(model):
