@@ -189,7 +189,7 @@ def _special_around(tokenizer: PreTrainedTokenizerBase | None) -> tuple[tuple[in
 
 def _special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:
     """Ids that are no ordinary tokens, and what random sequences begin with."""
-    config = model.model.config
+    config = model.host.config
     named = [getattr(config, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")]
     special = {i for entry in named for i in (entry if isinstance(entry, list) else [entry]) if i is not None}
     tokenizer = model.tokenizer

@@ -60,47 +60,47 @@ class BridgeHost:
 
     def __init__(self, bridge: TransformerBridge) -> None:
         self.model = bridge
-        self._inner = _inner_model(bridge)
-        self._is_native = not isinstance(self._inner, PreTrainedModel)
-        self.config = bridge.cfg if self._is_native else self._inner.config
+        self.inner = _inner_model(bridge)
+        self._is_native = not isinstance(self.inner, PreTrainedModel)
+        self.config = bridge.cfg if self._is_native else self.inner.config
         self._unwatched: tuple[Unwatched, ...] = ()
         if self._is_native:
             self.layers = _native_layers(bridge)
             self.shape = _native_shape(bridge.cfg)
         else:
-            check_placement(self._inner)
-            self.layers = attention_layers(self._inner, self.config)
-            self._unwatched = check_support(self._inner, self.layers, self.config)
-            self.shape = model_shape(self._inner, self.layers)
-        self.name = str(getattr(bridge.cfg, "model_name", None) or type(self._inner).__name__)
+            check_placement(self.inner)
+            self.layers = attention_layers(self.inner, self.config)
+            self._unwatched = check_support(self.inner, self.layers, self.config)
+            self.shape = model_shape(self.inner, self.layers)
+        self.name = str(getattr(bridge.cfg, "model_name", None) or type(self.inner).__name__)
         self.tokenizer = bridge.tokenizer
-        self._components = _attention_components(bridge, self._inner)
+        self._components = _attention_components(bridge, self.inner)
         self._thread = _Thread()
         self._replacements = self._all_replacements()
 
     @property
     def device(self) -> torch.device:
-        return next(self._inner.parameters()).device
+        return next(self.inner.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self._inner.parameters()).dtype
+        return next(self.inner.parameters()).dtype
 
     @property
     def facts(self) -> dict[str, Any]:
         """mode: "raw" or "compatibility" (weights folded and centred as HookedTransformer did); dense_layers: where hooks ask."""
         mode = "compatibility" if getattr(self.model, "compatibility_mode", False) else "raw"
-        facts = {"architecture": type(self._inner).__name__, "library": LIBRARY, "mode": mode}
+        facts = {"architecture": type(self.inner).__name__, "library": LIBRARY, "mode": mode}
         dense = self._dense_layers()
         return facts | ({"dense_layers": dense} if dense else {})
 
     @contextmanager
     def hooked(self, recording: Recording) -> Iterator[None]:
-        if self._inner.training:
+        if self.inner.training:
             raise InputError(
                 "the model inside the bridge is in training mode, where dropout changes it; call bridge.eval()"
             )
-        with replaced(self._replacements), adapted(self.layers, self._unwatched), hooked(self._inner, recording):
+        with replaced(self._replacements), adapted(self.layers, self._unwatched), hooked(self.inner, recording):
             yield
 
     def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
@@ -112,13 +112,13 @@ class BridgeHost:
         if self._is_native:
             self._thread.skips_unembedding = not whole
             try:
-                return self._inner(**arguments)
+                return self.inner(**arguments)
             finally:
                 self._thread.skips_unembedding = False
         options = {"use_cache": False} if hasattr(self.config, "use_cache") else {}
-        output = (self._inner if whole else self._inner.base_model)(**arguments, **options)
+        output = (self.inner if whole else self.inner.base_model)(**arguments, **options)
         if logits and getattr(output, "logits", None) is None:
-            raise InputError(f"{type(self._inner).__name__} gives no logits; boot it with its language-model head")
+            raise InputError(f"{type(self.inner).__name__} gives no logits; boot it with its language-model head")
         return output.logits if whole else next(x for x in output.values() if isinstance(x, Tensor))
 
     def _dense_layers(self) -> list[Any]:
@@ -141,7 +141,7 @@ class BridgeHost:
         for path, component in self._components.items():
             found += replacements(component, self.layers, path)
         if self._is_native:
-            head: Any = self._inner.head
+            head: Any = self.inner.head
             own = head.forward
             found.append(
                 Replacement(

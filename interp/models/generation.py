@@ -65,7 +65,7 @@ def generate(
     if fixed is not None:
         check_fixed(fixed)
     before = [] if prefill_probes is None else _prefill_probes(prefill_probes, fixed)
-    config = generation_config(model.model, max_new_tokens, do_sample, settings, _pad_id(model))
+    config = generation_config(model.host.inner, max_new_tokens, do_sample, settings, _pad_id(model))
     criteria = _criteria(model, config, stopping)
     batch = _prompt(model, inputs, config.pad_token_id, beyond_context)
     _check_length(model, batch, max_new_tokens, beyond_context)
@@ -77,10 +77,10 @@ def generate(
     with bar, torch.no_grad(), _seeded(model.device, seed if do_sample else None), run.watching():
         # Not model.generate: some classes wrap theirs in rules of their own (Whisper's long recordings).
         made = PLAIN(
-            model.model, **arguments, generation_config=config, stopping_criteria=StoppingCriteriaList([run.endings])
+            model.host.inner, **arguments, generation_config=config, stopping_criteria=StoppingCriteriaList([run.endings])
         )
     if not isinstance(made, Tensor):
-        raise RunError(f"{type(model.model).__name__}.generate gave {type(made).__name__} instead of token ids")
+        raise RunError(f"{type(model.host.inner).__name__}.generate gave {type(made).__name__} instead of token ids")
     settings = used_settings(config, seed)
     return put_together(run, made, settings, is_single=_is_single(inputs), measured=prefill_probes is not None)
 
@@ -91,13 +91,13 @@ def check_generates(model: HookedModel) -> None:
     Raises:
         InputError: no generation head, a ``generate`` of its own that does more, or training mode.
     """
-    own: Any = type(model.model)
-    if not isinstance(model.model, PreTrainedModel):
+    own: Any = type(model.host.inner)
+    if not isinstance(model.host.inner, PreTrainedModel):
         raise InputError(
             f"{own.__name__} is no model of transformers, whose generate is what runs; load the same model through "
             "transformers, by its name or folder"
         )
-    if not isinstance(model.model, GenerationMixin) or not own.can_generate():
+    if not isinstance(model.host.inner, GenerationMixin) or not own.can_generate():
         raise InputError(
             f"{own.__name__} cannot generate; load the model with its language-model head (a ...ForCausalLM or "
             "...ForConditionalGeneration)"

@@ -109,7 +109,7 @@ class Run:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While it lasts, the model's attention reports here, run by run."""
-        model = self.model.model
+        model = self.model.host.inner
         with self.model.host.hooked(self.recording):
             handles = [
                 model.register_forward_pre_hook(self._begins, with_kwargs=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -24,6 +25,11 @@ class Host(Protocol):
     @property
     def model(self) -> Any:
         """The object that the user knows."""
+        ...
+
+    @property
+    def inner(self) -> Any:
+        """The module whose forward runs on token ids and the like: the same, or what a bridge of TransformerLens holds."""
         ...
 
     @property
@@ -70,6 +76,10 @@ class TransformersHost:
         self.shape = model_shape(model, self.layers)
 
     @property
+    def inner(self) -> PreTrainedModel:
+        return self.model
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 
@@ -88,7 +98,7 @@ class TransformersHost:
             yield
 
     def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
-        model: nn.Module = self.model if logits else self.model.base_model
+        model = self.model if logits else self._without_head()
         options = {"use_cache": False} if hasattr(self.config, "use_cache") else {}
         output = model(**arguments, **options)
         if not logits:
@@ -96,3 +106,8 @@ class TransformersHost:
         if getattr(output, "logits", None) is None:
             raise InputError(f"{type(self.model).__name__} gives no logits; load it with its language-model head")
         return output.logits
+
+    def _without_head(self) -> nn.Module:
+        """The part of the model that reads its input; of some, what they call their base reads hidden states."""
+        base = self.model.base_model
+        return base if self.model.main_input_name in inspect.signature(base.forward).parameters else self.model
