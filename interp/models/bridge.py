@@ -34,9 +34,17 @@ def is_bridge(source: object) -> bool:
     return any(kind.__name__ == "TransformerBridge" and _is_of_library(kind) for kind in type(source).__mro__)
 
 
-def is_inside_bridge(model: nn.Module) -> bool:
-    """Whether this model of transformers was taken over by a bridge, whose components stand in it."""
-    return any(_is_of_library(type(module)) for module in model.modules())
+def check_not_taken_over(model: nn.Module) -> None:
+    """Refuse a model of transformers in which a bridge has put its components.
+
+    Raises:
+        InputError: its attention runs in these, so the bridge is what can be hooked.
+    """
+    if any(_is_of_library(type(module)) for module in model.modules()):
+        raise InputError(
+            f"this {type(model).__name__} stands inside a TransformerBridge, whose components run its attention; give load the "
+            "bridge itself"
+        )
 
 
 def _is_of_library(kind: type) -> bool:

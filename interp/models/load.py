@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from interp.errors import InputError
-from interp.models.bridge import BridgeHost, is_bridge
+from interp.models.bridge import BridgeHost, check_not_taken_over, is_bridge
 from interp.models.folder import ModelFolder
 from interp.models.hooked import HookedModel
 from interp.models.host import TransformersHost
@@ -74,11 +74,12 @@ def load(
             return HookedModel(host, tokenizer or host.tokenizer, host.name)
         model = model_object(source)
         if model is not None:
+            check_not_taken_over(model)
             check_placement(model)
             return HookedModel(TransformersHost(model), tokenizer, model.config.name_or_path or type(model).__name__)
     if not isinstance(source, str | Path):
         raise InputError(
-            f"source: expected 'demo', a folder, a hub name, a transformers model or a TransformerBridge, got "
+            "source: expected 'demo', a folder, a hub name, a transformers model or a TransformerBridge, got "
             f"{type(source).__name__}"
         )
     where, chosen_dtype = _device(device), _dtype(dtype)
