@@ -130,17 +130,17 @@ def heads_or_layers(name: str, heads: tuple[HeadSpec, ...], layers: Iterable[Lay
     return "all"
 
 
-def checked_factor(name: str, factor: float, low: float = -math.inf, high: float = math.inf) -> float:
-    """``factor`` as a float.
+def checked_number(what: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+    """``value`` as a float. what: "scale: factor".
 
     Raises:
         InputError: it is no finite number, or not in [low, high].
     """
-    is_number = isinstance(factor, int | float) and not isinstance(factor, bool)
-    if not is_number or not math.isfinite(factor) or not low <= factor <= high:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
         expected = "a finite number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
-        raise InputError(f"{name}: expected {expected} for factor, got {factor!r}")
-    return float(factor)
+        raise InputError(f"{what}: expected {expected}, got {value!r}")
+    return float(value)
 
 
 def _short(value: Any) -> str:

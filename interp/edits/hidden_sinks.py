@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from interp.edits.edit import checked_factor
+from interp.edits.edit import checked_number
 from interp.errors import InputError
 from interp.models.inputs import Batch, Inputs
 from interp.models.layers import LayerKey
@@ -48,7 +48,7 @@ def hidden_sinks(
     Raises:
         InputError: a threshold outside of 0 to 1, or min_queries below 0.
     """
-    threshold = checked_factor("hidden_sinks", threshold, 0.0, 1.0)
+    threshold = checked_number("hidden_sinks: threshold", threshold, 0.0, 1.0)
     if isinstance(min_queries, bool) or not isinstance(min_queries, int) or min_queries < 0:
         raise InputError(f"hidden_sinks: expected a whole number from 0 on for min_queries, got {min_queries!r}")
     capture = model.capture(inputs, [Received(normalize=True, name="alpha")], layers=layers)

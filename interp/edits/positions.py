@@ -99,11 +99,12 @@ class Positions:
         return max(0, position + end) if position < 0 else position
 
     def _of_mask(self, mask: Tensor, at: Tensor, batch: int, end: int, *, grows: bool) -> Tensor:
+        shape = list(mask.shape)
         mask = mask[None] if mask.ndim == 1 else mask
         total = mask.shape[1]
         if mask.shape[0] not in (1, batch) or total > end or (total < end and not grows):
             raise InputError(
-                f"{self.what}: expected a mask of shape [{end}] or [{batch}, {end}] for this input, got {list(mask.shape)}"
+                f"{self.what}: expected a mask of shape [{end}] or [{batch}, {end}] for this input, got {shape}"
             )
         return mask.to(at.device)[:, at.clamp(max=total - 1)] & (at < total)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from interp.edits.edit import Edit, Heads, checked_factor
+from interp.edits.edit import Edit, Heads, checked_number
 from interp.edits.narrow import compute_dtype, of_heads, row_sinks, with_class_bias, with_row_sinks
 from interp.edits.positions import Positions, Where
 from interp.errors import InputError
@@ -62,7 +62,7 @@ def recalibrate(
         layers=tuple(columns) if columns and heads == "all" and layers is None else layers,
         keys=where,
         columns=columns,
-        factor=checked_factor("recalibrate", factor, 0.0, 1.0),
+        factor=checked_number("recalibrate: factor", factor, 0.0, 1.0),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from interp.edits.edit import Edit, checked_factor, heads_or_layers
+from interp.edits.edit import Edit, checked_number, heads_or_layers
 from interp.edits.narrow import index_of
 from interp.models.call import AttentionCall
 from interp.models.heads import HeadSpec
@@ -25,7 +25,7 @@ def scale(*heads: HeadSpec, factor: float, layers: Iterable[LayerKey] | None = N
     Raises:
         InputError: no head is named, or the factor is not finite.
     """
-    factor = checked_factor("scale", factor)
+    factor = checked_number("scale: factor", factor)
     return Scaling(heads=heads_or_layers("scale", heads, layers), layers=layers, factor=factor)
 
 
