@@ -88,8 +88,9 @@ class Projections:
         waiting, self._waiting = self._waiting, None
         assert waiting is not None
         key, z = waiting.layer.key, waiting.z
-        side_by_side = z.transpose(1, 2).reshape(-1)  # [B, Tq, Hq, Dv], flat
-        if not given or given[0].numel() != z.numel() or not torch.equal(given[0].reshape(-1).to(z), side_by_side):
+        b, heads, t, width = z.shape
+        taken = given[0] if given and given[0].numel() == z.numel() else None
+        if taken is None or not torch.equal(taken.to(z.dtype).reshape(b, t, heads, width), z.transpose(1, 2)):
             raise _refusal(
                 key,
                 f"the linear layer that runs next, a {type(module).__name__}, takes in something else than the heads' "
@@ -179,7 +180,7 @@ def _is_sum_of_heads(z: Tensor, weight: Tensor, bias: Tensor | None, output: Ten
         return False
     tokens = torch.linspace(0, b * t - 1, min(SAMPLED, b * t), device=z.device).long()
     wide = torch.promote_types(z.dtype, torch.float32)
-    of_tokens = z.transpose(1, 2).flatten(0, 1)[tokens].transpose(0, 1).to(wide)  # [Hq, n, Dv]
+    of_tokens = z[tokens // t, :, tokens % t].transpose(0, 1).to(wide)  # [Hq, n, Dv]
     w = weight.to(wide)
     total, bound = (of_tokens @ w).sum(dim=0), (of_tokens.abs() @ w.abs()).sum(dim=0)  # [n, d_model]
     if bias is not None:
