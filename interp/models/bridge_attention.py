@@ -133,9 +133,10 @@ class _Attending(TorchFunctionMode):
         q, k = self.operands
         wide = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
         q, k, v = q.to(wide), ungrouped(k.to(wide), self._groups()), ungrouped(v.to(wide), self._groups())
-        # As the component does without a mask; transformers would let a single query see everything, which is the same.
+        # As the component does without a mask; of a single query, transformers' rule to see everything is the same.
         is_causal = bool(self.component.is_causal and not self.component.is_cross_attention)
-        return attention_call(self.layer, self.module, q, k, v, given, is_causal=is_causal, **arguments)
+        also = Mask.causal() if is_causal and _says_nothing_of_order(given, q.shape[2]) else None
+        return attention_call(self.layer, self.module, q, k, v, given, is_causal=is_causal, also=also, **arguments)
 
     def _groups(self) -> int:
         config = self.component.config
@@ -177,10 +178,13 @@ def _rebuilt(component: AttentionBridge, module: nn.Module) -> list[Replacement]
     def mask(attn_scores: Any, attention_mask: Any, seq_len: int, q_seq_len: int | None = None) -> Any:
         if isinstance(attn_scores, Scores):
             return attn_scores.masked(attention_mask)
-        if isinstance(attention_mask, Mask) and _thread.attending is not None:
+        if _thread.attending is not None:
             _thread.attending.given = attention_mask
             b, _, queries, keys = attn_scores.shape
-            attention_mask = dense_mask(attention_mask, b, queries, keys, attn_scores.device)
+            if isinstance(attention_mask, Mask):
+                attention_mask = dense_mask(attention_mask, b, queries, keys, attn_scores.device)
+            elif _says_nothing_of_order(attention_mask, queries):
+                attn_scores = own_mask(attn_scores, None, seq_len, q_seq_len)
         return own_mask(attn_scores, attention_mask, seq_len, q_seq_len)
 
     def softmax(attn_scores: Any, dtype: torch.dtype | None = None) -> Any:
@@ -280,6 +284,14 @@ def _native_mask(module: Any, attention_mask: Tensor | None) -> Mask:
             f"attention_mask: expected 0/1 of shape [B, T], got {list(attention_mask.shape)}; native models take no other"
         )
     return mask if bool(attention_mask.all()) else mask & Mask.from_padding(attention_mask.bool())
+
+
+def _says_nothing_of_order(given: Any, queries: int) -> bool:
+    """A mask [B, 1, 1, Tk] of padding alone, as GPT-1 makes it, whose module looks back only by a rule of its own.
+
+    TransformerLens takes it for the whole rule, so that with a mask the bridge by itself sees ahead, and without one it does not.
+    """
+    return isinstance(given, Tensor) and given.ndim == 4 and given.shape[-2] == 1 < queries
 
 
 def _without_symbols(output: Any) -> Any:
