@@ -363,8 +363,9 @@ class HookedModel:
         """``inputs`` as a batch that the model can run, no longer than it allows."""
         reads = Reads(self.host)
         if isinstance(inputs, Batch):
-            self.check_length(inputs.tokens, beyond_context=beyond_context)
-            return completed(checked(inputs, reads), reads)
+            batch = checked(inputs, reads)
+            self.check_length(batch.tokens, beyond_context=beyond_context)
+            return completed(batch, reads)
         return completed(self.batch(inputs, beyond_context=beyond_context), reads)
 
     def check_whole(self, seen: Sequence[LayerKey]) -> None:
