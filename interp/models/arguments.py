@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp.models.layers import AttentionLayer
+from interp.models.visibility import BiasedMask
 from interp_kernels import Mask
 
 HARMLESS = frozenset(
@@ -51,7 +52,7 @@ def attention_call(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Mask | Tensor | None,
+    attention_mask: Mask | BiasedMask | Tensor | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -120,10 +121,12 @@ def _visibility(
     layer: AttentionLayer,
     query: Tensor,
     key: Tensor,
-    given: Mask | Tensor | None,
+    given: Mask | BiasedMask | Tensor | None,
     is_causal: bool | None,
 ) -> tuple[Mask, Tensor | None]:
     """Who sees whom, and what is added to the scores."""
+    if isinstance(given, BiasedMask):
+        return given.mask, given.bias
     if isinstance(given, Mask):
         return given, None
     if given is not None:

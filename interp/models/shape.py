@@ -46,7 +46,7 @@ def model_shape(model: PreTrainedModel, layers: LayersOf) -> ModelShape:
     served = [layer for each in layers.values() for layer in each if layer.stack in LANGUAGE]
     modules = [module for module, (layer, *_) in layers.items() if layer.stack in LANGUAGE]
     heads = _number(config, "num_attention_heads") or next((layer.heads for layer in served if layer.heads), 0)
-    vocabulary = _vocabulary(model)
+    vocabulary = _vocabulary(model, config)
     return ModelShape(
         layers=_number(config, "num_hidden_layers") or len(served) or sum(map(len, layers.values())),
         heads=heads,
@@ -67,14 +67,16 @@ def _number(config: Any, name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _vocabulary(model: PreTrainedModel) -> int:
+def _vocabulary(model: PreTrainedModel, config: Any) -> int:
     try:
         embeddings = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
-        return 0
-    # By the attribute, not the class: in a bridge of TransformerLens a component stands around the embedding.
-    number = getattr(embeddings, "num_embeddings", None)
-    return number if isinstance(embeddings, nn.Module) and isinstance(number, int) else 0
+        embeddings = None
+    if isinstance(embeddings, nn.Embedding):
+        return embeddings.num_embeddings
+    # Of two towers side by side (CLIP) neither is the model's own.
+    reads_text = "input_ids" in inspect.signature(model.forward).parameters
+    return (_number(config, "vocab_size") or 0) if reads_text else 0
 
 
 def _context(config: Any) -> int | None:

@@ -35,7 +35,7 @@ def _bert_like(
         k, v = _heads(module.key(source), width), _heads(module.value(source), width)
         if cache is not None:
             k, v = cache.update(k, v, module.layer_idx)
-            if looks_across and hasattr(past_key_values, "is_updated"):
+            if looks_across and past_key_values is not None:
                 past_key_values.is_updated[module.layer_idx] = True
     q = _heads(module.query(hidden_states), width)
     return merged(watch(q, k, v, attention_mask, scaling=width**-0.5)), None

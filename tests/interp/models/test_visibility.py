@@ -35,8 +35,8 @@ RULES: dict[str, tuple[Callable[..., Tensor], bool]] = {
         True,
     ),
     "sliding without causal": (library.sliding_window_overlay(4), False),
-    "sliding both ways": (library.sliding_window_bidirectional_mask_function(4), False),
-    "chunks": (library.chunked_causal_mask_function(5, torch.tensor([0, 2])), False),
+    "sliding both ways": (library.sliding_window_bidirectional_mask_function(4), True),
+    "chunks": (library.chunked_causal_mask_function(5, torch.tensor([0, 2])), True),
     "documents with positions": (
         library.packed_sequence_compatibility_function(
             library.sliding_window_causal_mask_function(4), POSITIONS, DOCUMENTS

@@ -1,0 +1,56 @@
+"""Language models that also see: the tower's layers are "vision.0", the language model's are ints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.interp.tiny import ALTERNATING
+from tests.interp.zoo.entry import GROUPED, LAYERS, WIDTHS, Entry, numbered
+from tests.interp.zoo.inputs import image_in_text
+
+IMAGE = 59
+PATCHES = WIDTHS | {"image_size": 32, "patch_size": 16, "num_channels": 3}
+LLAMA = GROUPED | {"model_type": "llama"}
+SEEING = (*numbered("vision"), *range(LAYERS))
+
+
+def seeing(
+    model: str, config: str, arguments: dict[str, Any], *, inputs: Any = None, layers: Any = SEEING, **more: Any
+) -> Entry:
+    return Entry(
+        model, f"{config}Config", arguments | more, "Language models that see", layers, inputs or image_in_text(4)
+    )
+
+
+MULTIMODAL = (
+    seeing(
+        "LlavaForConditionalGeneration",
+        "Llava",
+        {"text_config": LLAMA, "vision_config": PATCHES | {"model_type": "clip_vision_model"}},
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+    ),
+    seeing(
+        "PaliGemmaForConditionalGeneration",
+        "PaliGemma",
+        {
+            "text_config": GROUPED | {"model_type": "gemma", "head_dim": 8},
+            "vision_config": PATCHES | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        },
+        image_token_id=IMAGE,
+        image_token_index=IMAGE,
+        projection_dim=32,
+    ),
+    seeing(
+        "Gemma3ForConditionalGeneration",
+        "Gemma3",
+        {
+            "text_config": GROUPED | ALTERNATING | {"head_dim": 8, "query_pre_attn_scalar": 8},
+            "vision_config": PATCHES | {"vision_use_head": False},
+        },
+        image_token_index=IMAGE,
+        boi_token_index=57,
+        eoi_token_index=58,
+        mm_tokens_per_image=4,
+    ),
+)
