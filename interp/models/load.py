@@ -156,12 +156,11 @@ def _looks_like_path(source: str) -> bool:
 def _model_class(config: PreTrainedConfig) -> Any:
     """With its language-model head where it was saved with one (or does not say), else without any: attention is what counts."""
     named = (config.architectures or [""])[0]
+    for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq, AutoModelForImageTextToText):
+        if getattr(auto._model_mapping.get(type(config), None), "__name__", None) == named:
+            return auto
     if named != "" and not named.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
         return AutoModel
-    for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq, AutoModelForImageTextToText):
-        kind = auto._model_mapping.get(type(config), None)
-        if kind is not None and kind.__name__ == named:
-            return auto
     likely = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
     return likely if type(config) in likely._model_mapping else AutoModel
 

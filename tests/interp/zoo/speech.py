@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.interp.tiny import COMMON
-from tests.interp.zoo.entry import HEADS, LAYERS, WIDTHS, Entry
+from tests.interp.zoo.entry import WIDTHS, Entry
 from tests.interp.zoo.inputs import mel, wave
 
 WAVE = {

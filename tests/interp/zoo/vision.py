@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.interp.zoo.entry import COMMON, GROUPED, HEADS, LAYERS, WIDTHS, Entry, numbered
+from tests.interp.zoo.entry import COMMON, LAYERS, WIDTHS, Entry, numbered
 from tests.interp.zoo.inputs import frames, images_and_texts, pixels
 
 PATCHES = WIDTHS | {"image_size": 32, "patch_size": 8, "num_channels": 3}
