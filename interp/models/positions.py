@@ -21,6 +21,9 @@ PLAIN = frozenset({"token_type_ids", "decoder_input_ids", "decoder_attention_mas
 COUNTS_IDS = "create_position_ids_from_input_ids"
 """What transformers calls the function that counts ids which are not padding."""
 
+ALIBI = frozenset({"bloom", "mpt"})
+"""Model types whose only positions are ALiBi's distances, without a word of it in their configuration."""
+
 
 def positions(keep: Tensor) -> Tensor:
     """0, 1, ... over the kept tokens of each row [B, T]; at padding some number that the model can look up."""
@@ -76,6 +79,7 @@ def room(reads: Reads) -> int | None:
 
 
 def _is_relative(reads: Reads) -> bool:
-    text = reads.host.config.get_text_config() if hasattr(reads.host.config, "get_text_config") else reads.host.config
-    relative = reads.host.shape.has_relative_positions
-    return relative or bool(getattr(text, "alibi", False)) or hasattr(text, "relative_attention_num_buckets")
+    config = reads.host.config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    is_alibi = config.model_type in ALIBI or bool(getattr(text, "alibi", False))
+    return is_alibi or reads.host.shape.has_relative_positions or hasattr(text, "relative_attention_num_buckets")

@@ -184,6 +184,19 @@ def test_positions_that_are_given_are_kept(own_model):
     assert torch.equal(batch.arguments["position_ids"], at)
 
 
+def test_alibi_needs_no_positions():
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4, pad_token_id=2)
+    model = interp.load(transformers.BloomForCausalLM(config).eval())
+    together = model.capture(model.batch(sequences(), padding="left"), ["entropy"])
+    for number, ids in enumerate(sequences()):
+        expected = model.capture(ids, ["entropy"])["entropy"][1][0]
+        found = together["entropy"][1][number][:, together.keep[number]]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def test_relative_positions_need_none():
     """T5's forward takes no positions, and its bias goes by distance."""
     import transformers
