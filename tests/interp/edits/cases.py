@@ -21,13 +21,13 @@ PADDED = 6
 
 T5 = T5Config(
     **{key: value for key, value in COMMON.items() if key != "max_position_embeddings"},
+    **{"decoder_start_token_id": 0},
     d_model=32,
     d_kv=8,
     d_ff=48,
     num_layers=LAYERS,
     num_decoder_layers=LAYERS,
     num_heads=HEADS,
-    decoder_start_token_id=0,
 )
 DECODER_T = 15
 

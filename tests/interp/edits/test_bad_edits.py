@@ -25,14 +25,14 @@ def model() -> interp.HookedModel:
 
 
 MADE = [
-    (lambda: edits.ablate(), r"ablate: expected at least one head such as ablate\('L5H1'\).*layers=\[5\].*got none"),
+    (edits.ablate, r"ablate: expected at least one head such as ablate\('L5H1'\).*layers=\[5\].*got none"),
     (lambda: edits.scale("L0H1", factor=math.nan), "scale: factor: expected a finite number, got nan"),
     (lambda: edits.scale("L0H1", factor="2"), "scale: factor: expected a finite number, got '2'"),  # type: ignore[arg-type]
     (lambda: edits.recalibrate(keys=0, factor=1.2), "recalibrate: factor: expected a number from 0 to 1, got 1.2"),
     (lambda: edits.recalibrate(keys=None), "recalibrate: expected the keys .* got None"),
     (lambda: edits.recalibrate(keys={}), "recalibrate: keys holds no layer"),
     (lambda: edits.recalibrate(keys={0: MASK}), r"recalibrate: keys\[0\]: expected a bool tensor \[B, Hq, T\]"),
-    (lambda: edits.cut(), "cut: expected queries=, keys= or both, or pairs="),
+    (edits.cut, "cut: expected queries=, keys= or both, or pairs="),
     (
         lambda: edits.cut(keys=[]),
         r"cut: keys: expected a position, several \(at least one\), a slice, a bool mask .* got \[\]",

@@ -28,6 +28,12 @@ def logits(model: interp.HookedModel, ids: Tensor = IDS) -> Tensor:
         return model.model(input_ids=ids, use_cache=False).logits
 
 
+def captured(model: interp.HookedModel) -> Tensor:
+    found = model.capture(IDS, [], logits=True).logits
+    assert found is not None
+    return found
+
+
 def test_every_kind_of_run_inside_is_edited(model: interp.HookedModel) -> None:
     before = logits(model)
     with model.edited([edits.ablate("L0H1")]) as same:
@@ -97,18 +103,18 @@ def test_edits_that_do_not_fit_leave_the_model_as_it_was(model: interp.HookedMod
 
 def test_another_model_inside_is_not_edited(model: interp.HookedModel) -> None:
     other = interp.load(ARCHITECTURES["llama"].build(seed=1).double())
-    before = other.capture(IDS, [], logits=True).logits
+    before = captured(other)
     with model.edited(edits.ablate("all")):
-        assert torch.equal(other.capture(IDS, [], logits=True).logits, before)
+        assert torch.equal(captured(other), before)
 
 
 def test_other_threads_are_not_edited(model: interp.HookedModel) -> None:
-    before, captured = logits(model), model.capture(IDS, [], logits=True).logits
+    before, measured = logits(model), captured(model)
     found: list[Tensor] = []
 
     def run() -> None:
         found.append(logits(model))
-        found.append(model.capture(IDS, [], logits=True).logits)
+        found.append(captured(model))
 
     with model.edited(edits.ablate("L0H1")):
         inside = logits(model)
@@ -117,7 +123,7 @@ def test_other_threads_are_not_edited(model: interp.HookedModel) -> None:
         thread.join()
         assert torch.equal(logits(model), inside)
     assert torch.equal(found[0], before)
-    assert torch.equal(found[1], captured)
+    assert torch.equal(found[1], measured)
 
 
 def test_a_model_whose_layers_share_a_module_is_edited_layer_by_layer() -> None:

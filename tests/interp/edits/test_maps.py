@@ -243,7 +243,7 @@ def test_stacks_of_an_encoder_decoder_are_edited_each_by_itself(kind: str) -> No
         maps, output = of.hooked.maps(of.inputs), of.hooked(of.inputs)[0]
     assert_close(output, logits)
     for layer, p in run.maps.items():
-        kept = of.keep[:, None, :, None] if layer.startswith("encoder") else torch.ones(1)
+        kept = of.keep[:, None, :, None] if str(layer).startswith("encoder") else torch.ones(1)
         assert_close(maps[layer].dense() * kept, p * kept)
     touched = {layer for heads, _ in changes for layer in heads}
     assert all((run.maps[layer] - plain.maps[layer]).abs().max() > 1e-2 for layer in touched)

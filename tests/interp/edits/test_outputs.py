@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from interp import edits
+from interp.edits.ablate import MeanAblation
 from tests.interp.edits import dense_edits
 from tests.interp.edits.cases import PADDED, Case, T, case
 from tests.interp.edits.test_maps import assert_close
@@ -74,6 +75,7 @@ def test_a_mean_over_several_runs_is_that_of_all_their_tokens() -> None:
     first, second = token_ids((1, 8), seed=1), token_ids((3, 12), seed=2)
     runs = [of.hooked.capture(ids, [], layers=[1], outputs=True) for ids in (first, second)]
     bound = edits.mean_ablate("L1H3", reference=runs).on(of.hooked)
+    assert isinstance(bound, MeanAblation)
     every = torch.cat([run["output"][1][:, 3].flatten(0, 1) for run in runs])
     assert every.shape == (8 + 36, 8)
     assert_close(bound.means[1], every.mean(dim=0)[None, None])
@@ -106,10 +108,10 @@ def test_a_source_of_one_sequence_serves_all() -> None:
 
 def test_patching_a_run_with_itself_changes_nothing() -> None:
     of = case("llama")
-    plain = of.hooked.capture(of.inputs, [], logits=True).logits
-    with of.hooked.edited(edits.patch("all", source=of.hooked.capture(of.inputs, [], outputs=True))):
-        again = of.hooked.capture(of.inputs, [], logits=True).logits
-    assert torch.equal(plain, again)
+    plain = of.hooked.capture(of.inputs, [], outputs=True)
+    with of.hooked.edited(edits.patch("all", source=plain)):
+        again = of.hooked.capture(of.inputs, [], outputs=True)
+    assert torch.equal(plain.stacked("output"), again.stacked("output"))
 
 
 def test_edits_of_outputs_act_in_the_order_given() -> None:
