@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,9 @@ from interp.models.capture import Capture, MeasuredLayer, Side
 from interp.models.contributions import Projections, contributions, norms, written_norms
 from interp.models.heads import HeadSpec, head_counts, parse_heads
 from interp.models.inputs import Batch, Inputs
-from interp.models.layers import LayerKey
+from interp.models.layers import AttentionLayer, LayerKey
+from interp.models.lengths import check_probes_fit, lengths
+from interp.models.memory import LayerSize, needs_of
 from interp.models.statistic import Statistic, probes_of_names, statistics_of
 from interp.models.tokens import TokenRow
 from interp_kernels import Attended, AttentionMap, KeyMass, Mask, Probe, Received
@@ -173,6 +175,11 @@ def capture(
     statistics = _statistics(chosen, extras)
     batch = model.checked(inputs, beyond_context=beyond_context)
     stacks = {layer.stack for served in model.host.layers.values() for layer in served}
+    check_probes_fit(chosen, batch, {layer.stack for layer in _layers(model, wanted)})
+    needs = needs_of(
+        chosen, _sizes(model, wanted, chosen_heads, batch), batch, model.dtype, model.device, _beside(model, extras)
+    )
+    needs.check()
     queries_kept = {stack: batch.queries_kept(stack) for stack in stacks}
     run = _Run(
         layers=wanted,
@@ -185,7 +192,7 @@ def capture(
         queries_kept=queries_kept,
         projections=Projections(model.host.inner, model.host.layers) if extras.need_projections else None,
     )
-    with nullcontext() if run.projections is None else run.projections.watching():
+    with needs.explained(), nullcontext() if run.projections is None else run.projections.watching():
         output = model.run(batch, run.probes_of, run.record, logits=logits)
     model.check_ran(run.masks, wanted if layers is not None else ())
     shape = model.shape
@@ -211,6 +218,35 @@ def capture(
     )
 
 
+def _layers(model: HookedModel, wanted: Container[LayerKey]) -> list[AttentionLayer]:
+    return [layer for served in model.host.layers.values() for layer in served if layer.key in wanted]
+
+
+def _sizes(
+    model: HookedModel, wanted: Container[LayerKey], heads: Mapping[LayerKey, tuple[int, ...]], batch: Batch
+) -> list[LayerSize]:
+    """The measured layers, as far as the batch tells how long they are."""
+    sizes = []
+    for layer in _layers(model, wanted):
+        found = lengths(batch, layer.stack)
+        if found is not None:
+            kept = len(heads[layer.key]) if layer.key in heads else layer.heads or model.shape.heads
+            sizes.append(LayerSize(kept, *found))
+    return sizes
+
+
+def _beside(model: HookedModel, extras: Extras) -> dict[str, int]:
+    """Numbers that are kept for each head and query beside the probes."""
+    width = getattr(model.host.config.get_text_config(), "hidden_size", 0)
+    outputs = {"output": _width_of_head(model)} if extras.outputs else {}
+    return outputs | ({"contribution": width} if extras.contributions is True else {})
+
+
+def _width_of_head(model: HookedModel) -> int:
+    config = model.host.config.get_text_config()
+    return getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // model.shape.heads
+
+
 def maps(
     model: HookedModel, inputs: Inputs | Batch, layers: Iterable[LayerKey] | None, *, beyond_context: bool
 ) -> dict[LayerKey, AttentionMap]:
@@ -222,7 +258,14 @@ def maps(
         if call.layer.key in wanted:
             found[call.layer.key] = attended.map
 
-    model.run(model.checked(inputs, beyond_context=beyond_context), lambda call: (), record, logits=False)
+    batch = model.checked(inputs, beyond_context=beyond_context)
+    shape, width = model.shape, _width_of_head(model)
+    # Of each query head its queries and log-sum-exp, of each KV head its keys and values.
+    held = {"maps": width + 1 + round(2 * width * shape.kv_heads / shape.heads)}
+    needs = needs_of([], _sizes(model, wanted, {}, batch), batch, model.dtype, model.device, held)
+    needs.check()
+    with needs.explained():
+        model.run(batch, lambda call: (), record, logits=False)
     model.check_ran(found, wanted if layers is not None else ())
     return found
 

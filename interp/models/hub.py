@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError
+from interp.sizes import readable
 
 CONFIG = "config.json"
 # In the order in which transformers looks for weights: one file, or an index that names the parts.
@@ -96,7 +97,7 @@ class HubModel:
         from huggingface_hub import constants
 
         sizes = [self.files[name] for name in missing]
-        total = "" if None in sizes else f" ({_readable(sum(size or 0 for size in sizes))})"
+        total = "" if None in sizes else f" ({readable(sum(size or 0 for size in sizes))})"
         named = ", ".join(missing[:4]) + (f" and {len(missing) - 4} files more" if len(missing) > 4 else "")
         at = f" at revision {self.revision}" if self.revision else ""
         print(
@@ -111,7 +112,7 @@ class HubModel:
         free = shutil.disk_usage(place).free
         if needed > free:
             raise InputError(
-                f"{self.name} needs {_readable(needed)} more on the disk of {_cache()}, which has {_readable(free)} free; "
+                f"{self.name} needs {readable(needed)} more on the disk of {_cache()}, which has {readable(free)} free; "
                 "make room, or set HF_HUB_CACHE to a folder on another disk"
             )
 
@@ -205,11 +206,3 @@ def _is_of_the_connection(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def _readable(size: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

@@ -75,10 +75,11 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was():
 
 
 def test_a_probe_that_does_not_fit_leaves_the_model_as_it_was():
+    """Its shape is known before the run; its dtype is looked at by ``attend``, in the middle."""
     model = ARCHITECTURES["llama"].build()
     before = implementations(model)
-    with pytest.raises(ValueError, match=r"KeyMass\.weights: expected a tensor of shape \[30, C\]"):
-        interp.load(model).capture(IDS, [interp.KeyMass(torch.ones(7, 1))])
+    with pytest.raises(ValueError, match=r"LabelMatch\.query_labels: expected an integer tensor"):
+        interp.load(model).capture(IDS, [interp.LabelMatch(torch.ones(30), torch.ones(30))])
     assert implementations(model) == before
 
 
