@@ -115,7 +115,9 @@ def test_both_sides_of_an_encoder_decoder():
     _, ids, keep = right_padded((8, 5))
     _, decoder_ids, decoder_keep = right_padded((3, 4), seed=1)
     inputs = {"input_ids": ids, "attention_mask": keep, "decoder_input_ids": decoder_ids}
-    found = model.capture(inputs | {"decoder_attention_mask": decoder_keep.long()}, ["entropy", "received"])
+    found = model.capture(
+        inputs | {"decoder_attention_mask": decoder_keep.long()}, ["entropy", "received"], value_norms=True
+    )
     counts = {"encoder": (13, 13), "decoder": (7, 7), "cross": (7, 13)}
     for stack, (queries, keys) in counts.items():
         layer = f"{stack}.0"
@@ -126,6 +128,8 @@ def test_both_sides_of_an_encoder_decoder():
         assert row["token"] == str(int((ids if stack == "encoder" else decoder_ids)[1, 2]))
     assert found.queries("cross.0").tokens == found.queries("decoder.0").tokens
     assert found.keys("cross.0").tokens == found.tokens
+    for stack, kept in (("encoder", keep), ("decoder", decoder_keep), ("cross", keep)):
+        assert torch.equal(found["value_norm"][f"{stack}.0"].isnan(), ~kept[:, None].expand(-1, 4, -1)), stack
 
 
 def test_bfloat16_values_are_shown():

@@ -98,11 +98,23 @@ def test_few_heads_are_measured_in_a_pass_of_their_own(passes):
 
 
 def test_many_heads_are_measured_together(passes):
-    found = hooked().capture(IDS, ["entropy"], heads=[(1, head) for head in (1, 5, 6)])
+    found = hooked().capture(IDS, ["entropy"], heads=[(1, head) for head in (4, 5, 6)])
     assert passes == [(0, MANY, 0), (1, MANY, 1)]
     value = found["entropy"][1]
     assert value.shape == (2, 3, T)
     assert value.untyped_storage().nbytes() == value.nbytes, "holds on to the heads that were not asked for"
+
+
+def test_chosen_heads_of_a_compiled_model():
+    model, heads = hooked(), ["L0H3", "L1H4", "L1H5", "L1H6"]
+    expected = model.capture(IDS, probes(), heads=heads, outputs=True, value_norms=True)
+    torch.compiler.reset()
+    model.model.compile(fullgraph=True, backend="eager")
+    found = model.capture(IDS, probes(), heads=heads, outputs=True, value_norms=True)
+    torch.compiler.reset()
+    assert found.measured == expected.measured
+    for name, values in expected.stats.items():
+        torch.testing.assert_close(found[name], values, rtol=2e-5, atol=2e-6)
 
 
 def test_heads_of_an_edited_map():
