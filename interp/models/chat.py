@@ -55,7 +55,7 @@ def written_out(
     if not tokenizer.chat_template:
         raise InputError(
             f"the tokenizer ({type(tokenizer).__name__}) has no chat template; give the text itself, "
-            " or set tokenizer.chat_template"
+            "or set tokenizer.chat_template"
         )
     messages = [dict(message) for message in conversation]
     try:

@@ -177,8 +177,12 @@ def token_row(
     spans: np.ndarray | None = None,
     text: str | None = None,
     columns: Iterable[int] | None = None,
+    shown: Sequence[str] | None = None,
 ) -> TokenRow:
-    """The tokens of one sequence; in columns 0, 1, ... or in those given. Without a tokenizer their ids are shown."""
+    """The tokens of one sequence; in columns 0, 1, ... or in those given. Without a tokenizer their ids are shown.
+
+    shown: their readable texts, where more is known of them than ``readable`` sees in the sequence
+    """
     places = range(len(ids)) if columns is None else columns
     if tokenizer is None:
         tokens = (Token(at, i, str(i), None, None, False) for at, i in zip(places, ids, strict=True))
@@ -186,13 +190,14 @@ def token_row(
     special = set(tokenizer.all_special_ids)
     starts = None if spans is None else spans[:, 0].tolist()
     ends = [None] * len(ids) if spans is None else spans[:, 1].tolist()
+    shown = readable(ids, tokenizer, starts, text) if shown is None else shown
     ordinary = next((n for n, i in enumerate(ids) if i not in special), None)
     tokens = []
-    for n, (at, i, shown) in enumerate(zip(places, ids, readable(ids, tokenizer, starts, text), strict=True)):
+    for n, (at, i, string) in enumerate(zip(places, ids, shown, strict=True)):
         start, end = (None, None) if starts is None or starts[n] == NOWHERE else (starts[n], ends[n])
         # The first one shows nothing where it is but the space that SentencePiece put before the text.
-        end = start if n == ordinary and not shown else end
-        tokens.append(Token(at, i, shown, start, end, i in special))
+        end = start if n == ordinary and start == 0 and not string else end
+        tokens.append(Token(at, i, string, start, end, i in special))
     return TokenRow(tuple(tokens), text)
 
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from interp.errors import InputError
 from interp.models.batch import Batch
 from interp.models.inputs import to_batch
+from interp.models.pieces import readable
 from interp.models.positions import room
 from interp.models.reads import Reads
 from interp.models.rows import check_ids
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 LONGEST = 2048
 """Positions of a window where the model has no bound."""
+SPLIT = 3
+"""A character of UTF-8 has 4 bytes at most: so many tokens further it has ended."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +123,21 @@ class Windows(Sequence[Window]):
         is_new = torch.zeros(1, len(ids), dtype=torch.bool)
         is_new[0, inside] = torch.arange(len(piece)) >= seen
         around = [np.full((len(special), 2), NOWHERE) for special in (self.before, self.after)]
-        row = token_row(ids, self.model.tokenizer, np.concatenate([around[0], spans, around[1]]), self.text)
+        spans = np.concatenate([around[0], spans, around[1]])
+        row = token_row(ids, self.model.tokenizer, spans, self.text, shown=self._shown(first, first + len(piece)))
         batch = to_batch(torch.tensor(ids), None, Reads(self.model.host))
         device = self.model.device
         return Window(number, replace(batch, token_rows=(row,)), places.to(device), is_new.to(device))
+
+    def _shown(self, first: int, last: int) -> list[str] | None:
+        """Readable tokens of a window, in which a character that the window's edge splits is still known."""
+        tokenizer = self.model.tokenizer
+        if tokenizer is None:
+            return None
+        before, after = max(0, first - SPLIT), last + SPLIT
+        starts = self.spans[before:after, 0].tolist()
+        shown = readable(self.ids[before:after].tolist(), tokenizer, starts, self.text)[first - before : last - before]
+        return [*readable(self.before, tokenizer), *shown, *readable(self.after, tokenizer)]
 
 
 def windows(
