@@ -25,6 +25,10 @@ def from_mapping(inputs: Mapping[str, Any], reads: Reads) -> Batch:
     given = {str(name): _tensor(str(name), value) for name, value in inputs.items() if value is not None}
     if not given:
         raise InputError("inputs: expected arguments of the model's forward by name, got an empty mapping")
+    kinds = given.get("token_type_ids")
+    if kinds is not None and not reads.takes("token_type_ids") and not bool(kinds.any()):
+        # Many tokenizers return them for every model; of one segment alone they say nothing.
+        del given["token_type_ids"]
     reads.check_names(given)
     if (
         len({value.shape[0] for name, value in given.items() if name in (*DIMENSIONS, "input_ids", "attention_mask")})

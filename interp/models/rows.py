@@ -76,7 +76,7 @@ def rows_of(
 def _ids(ids: Sequence[int]) -> Tensor:
     try:
         return torch.tensor(ids, dtype=torch.int64)
-    except (RuntimeError, OverflowError):
+    except (RuntimeError, ValueError, OverflowError):
         raise InputError(f"token ids: expected integers of 64 bits, got {max(ids, key=abs)}") from None
 
 
