@@ -17,6 +17,7 @@ from interp.models.attention import Recording, hooked
 from interp.models.layers import LayersOf, attention_layers
 from interp.models.shape import ModelShape, model_shape
 from interp.models.support import check_support, not_layers
+from interp.models.visibility import ModelMask
 
 
 class Host(Protocol):
@@ -94,8 +95,21 @@ class TransformersHost:
 
     @contextmanager
     def hooked(self, recording: Recording) -> Iterator[None]:
-        with adapted(self.layers, self._unwatched), hooked(self.model, recording):
-            yield
+        """See ``Host``.
+
+        Raises:
+            InputError: the architecture does with our mask what only a tensor can do.
+        """
+        try:
+            with adapted(self.layers, self._unwatched), hooked(self.model, recording):
+                yield
+        except (TypeError, AttributeError) as error:
+            if ModelMask.__name__ not in str(error):
+                raise
+            raise InputError(
+                f"{type(self.model).__name__} changes its attention mask in code of its own, which interp cannot follow yet "
+                f"({error}); choose another architecture, or inputs that do not need it"
+            ) from error
 
     def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
         model = self.model if logits else self._without_head()

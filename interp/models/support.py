@@ -37,6 +37,13 @@ SOFTMAX = {
 ASIDE = re.compile("Pool|MHAttentionMap|AttentionResidual|GatedAttention|AttnBlock|GRUCell")
 """Classes whose softmax weighs no layer's keys: pooling after the last layer, mask heads, gates, image tokenizers."""
 LINEAR = re.compile("Rwkv|Linear|Lightning|Delta|Additive|Efficient")
+OUT_OF_REACH = {
+    "DeepseekV4Attention": "attends to compressed keys beside those of its window",
+    "DiffLlamaAttention": "runs its attention twice in each layer, with two halves of the values",
+    "HrmTextAttention": "runs its layers again and again",
+    "T5Gemma2MergedAttention": "looks at its own text and at the encoder's in one map",
+}
+"""Classes that call transformers' registry, but not once a layer with what ``AttentionCall`` can say -> what they do."""
 MAIN = ("", "encoder", "decoder", "cross")
 OTHERS = "Llama, Mistral, Qwen, Gemma, GPT-2, GPT-NeoX, OPT, Phi and most others"
 
@@ -61,6 +68,12 @@ def check_support(model: nn.Module, layers: LayersOf, config: Any) -> tuple[Unwa
     if not layers:
         raise InputError(_no_layers(name, model, own))
     for module, (layer, *_) in layers.items():
+        kind = type(module).__name__
+        if kind in OUT_OF_REACH:
+            raise InputError(
+                f"{name} {OUT_OF_REACH[kind]} ({kind}, {layer.path}), which interp cannot follow yet; choose another "
+                f"architecture ({OTHERS})"
+            )
         if picks_keys(type(module)):
             raise InputError(
                 f"{name} attends to keys that an indexer of its own chooses ({type(module).__name__}, {layer.path}), which "
@@ -83,14 +96,20 @@ def check_config_support(config: PreTrainedConfig, model_class: type[PreTrainedM
     try:
         with torch.device("meta"):
             model = model_class(copy.deepcopy(config))
-    except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError) as error:
-        raise InputError(f"no {model_class.__name__} can be made of this configuration: {error}") from error
+    except (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"no {model_class.__name__} can be made of this configuration: {str(error).strip()}"
+        ) from error
     check_support(model, attention_layers(model, config), config)
 
 
 def not_layers(model: nn.Module) -> tuple[str, ...]:
     """Paths of attention beside the layers, which is not measured: pooling heads and the like."""
-    return tuple(path for path, module in model.named_modules() if _computes(type(module)) and _is_aside(model, path))
+    found: list[str] = []
+    for path, module in model.named_modules():
+        if _computes(type(module)) and _is_aside(model, path) and not any(path.startswith(f"{p}.") for p in found):
+            found.append(path)
+    return tuple(found)
 
 
 @cache
@@ -165,7 +184,11 @@ def _own_code(name: str, each: Unwatched) -> str:
 def _no_layers(name: str, model: nn.Module, own: tuple[Unwatched, ...]) -> str:
     if own:
         return _own_code(name, own[0])
-    named = [(path, module) for path, module in model.named_modules() if ATTENTION.search(type(module).__name__)]
+    named = [
+        (path, module)
+        for path, module in model.named_modules()
+        if ATTENTION.search(type(module).__name__) and not ASIDE.search(type(module).__name__)
+    ]
     linear = [type(module).__name__ for _, module in named if LINEAR.search(type(module).__name__)]
     if linear:
         return (

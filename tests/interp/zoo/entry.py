@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class Entry:
     layers      the keys of the layers that attend on ``inputs``, from the architecture's description
     inputs      makes the arguments of the model's forward
     family      under which it stands in docs/models.md
-    after       attributes to set on the configuration that its constructor does not take
+    note        what tells it from another entry of the same model
     """
 
     model: str
@@ -33,13 +33,11 @@ class Entry:
     family: str
     layers: tuple[int | str, ...] = tuple(range(LAYERS))
     inputs: Callable[[], dict[str, Tensor]] = tokens
-    after: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     def build(self, kernel: str | None = None, seed: int = 0) -> PreTrainedModel:
         """The model, in evaluation mode, with random weights that make attention far from uniform."""
         config = getattr(transformers, self.config)(**self.arguments)
-        for name, value in self.after.items():
-            setattr(config, name, value)
         if kernel is not None:
             config._attn_implementation = kernel
         config._experts_implementation = "eager"  # of the other ones, on CPU, not all take float64

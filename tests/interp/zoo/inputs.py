@@ -40,12 +40,13 @@ def whole_tokens() -> dict[str, Tensor]:
 
 
 def pairs() -> dict[str, Tensor]:
-    """A text to read and one to write, of different lengths, each with padding."""
+    """A text to read and one to write, of different lengths, each with padding on the right."""
     length = T - 5
     keep = torch.ones(3, length, dtype=torch.int64)
     keep[2, length - 3 :] = 0
     ids = torch.where(keep.bool(), _ids(3, length, 2), 2)
-    return tokens() | {"decoder_input_ids": ids, "decoder_attention_mask": keep}
+    read = {name: value[[0, 1, 0]] for name, value in tokens().items()}
+    return read | {"decoder_input_ids": ids, "decoder_attention_mask": keep}
 
 
 def pixels(size: int = 32, channels: int = 3) -> Callable[[], dict[str, Tensor]]:

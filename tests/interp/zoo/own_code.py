@@ -11,8 +11,10 @@ from tests.interp.zoo.inputs import tokens, tokens_padded_right
 GPT = {**COMMON, "n_embd": 32, "n_layer": LAYERS, "n_head": HEADS, "n_positions": CONTEXT, "rotary_dim": 4}
 
 
-def adapted(model: str, config: str, arguments: dict[str, Any], *, inputs: Any = tokens, **more: Any) -> Entry:
-    return Entry(model, f"{config}Config", arguments | more, "With an adapter", inputs=inputs)
+def adapted(
+    model: str, config: str, arguments: dict[str, Any], *, inputs: Any = tokens, note: str = "", **more: Any
+) -> Entry:
+    return Entry(model, f"{config}Config", arguments | more, "With an adapter", inputs=inputs, note=note)
 
 
 OWN_CODE = (
@@ -27,8 +29,22 @@ OWN_CODE = (
     adapted("GPTNeoXJapaneseForCausalLM", "GPTNeoXJapanese", WIDTHS | COMMON),
     adapted("OpenAIGPTLMHeadModel", "OpenAIGPT", GPT),
     adapted("BloomForCausalLM", "Bloom", {**COMMON, "hidden_size": 32, "n_layer": LAYERS, "n_head": HEADS}),
-    adapted("FalconForCausalLM", "Falcon", WIDTHS | COMMON, new_decoder_architecture=False, multi_query=True),
-    adapted("FalconForCausalLM", "Falcon", WIDTHS | COMMON, new_decoder_architecture=True, num_kv_heads=2),
+    adapted(
+        "FalconForCausalLM",
+        "Falcon",
+        WIDTHS | COMMON,
+        new_decoder_architecture=False,
+        multi_query=True,
+        note="one KV head",
+    ),
+    adapted(
+        "FalconForCausalLM",
+        "Falcon",
+        WIDTHS | COMMON,
+        new_decoder_architecture=True,
+        num_kv_heads=2,
+        note="new architecture",
+    ),
     adapted(
         "MptForCausalLM",
         "Mpt",
