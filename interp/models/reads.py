@@ -155,7 +155,8 @@ class Reads:
         if value.ndim < 4:
             # Some models read flattened patches, whose shape is theirs.
             return
-        if isinstance(channels, int) and value.shape[-3] != channels:
+        # Videos have frames and channels in either order.
+        if value.ndim == 4 and isinstance(channels, int) and value.shape[1] != channels:
             raise InputError(
                 f"pixel_values: {self.name} reads images of {channels} channels, [B, {channels}, height, width], "
                 f"got {list(value.shape)}"
