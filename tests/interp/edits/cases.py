@@ -19,16 +19,16 @@ T = 24
 PADDED = 6
 """Columns of padding of the second sequence."""
 
-T5 = T5Config(
+T5: dict[str, Any] = {
     **{key: value for key, value in COMMON.items() if key != "max_position_embeddings"},
-    **{"decoder_start_token_id": 0},
-    d_model=32,
-    d_kv=8,
-    d_ff=48,
-    num_layers=LAYERS,
-    num_decoder_layers=LAYERS,
-    num_heads=HEADS,
-)
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": LAYERS,
+    "num_decoder_layers": LAYERS,
+    "num_heads": HEADS,
+    "decoder_start_token_id": 0,
+}
 DECODER_T = 15
 
 
@@ -60,7 +60,7 @@ def case(name: str) -> Case:
     if name == "t5":
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model: Any = randomised(T5ForConditionalGeneration(T5).eval()).double()
+            model: Any = randomised(T5ForConditionalGeneration(T5Config(**T5)).eval()).double()
     else:
         model = (BERT if name == "bert" else ARCHITECTURES[name]).build(kernel="eager").double()
     keep = torch.ones(2, T, dtype=torch.int64)

@@ -100,6 +100,30 @@ EDITS = {
         [edits.recalibrate(keys=slice(None, None, 3), factor=0)],
         [({0: range(4), 1: range(4)}, dense_edits.recalibrate(columns(*range(0, T, 3)), 0.0))],
     ),
+    "heads that share keys unevenly": (
+        [
+            edits.recalibrate(keys=[0, 9], heads=["L0H0", "L0H1", "L0H2"]),
+            edits.cut(keys=2, heads=["1.1", "1.2", "1.3"]),
+        ],
+        [
+            ({0: (0, 1, 2)}, dense_edits.recalibrate(columns(0, 9), 0.4)),
+            ({1: (1, 2, 3)}, dense_edits.cut(columns(2).expand(T, T))),
+        ],
+    ),
+    "cut, then uniform": (
+        [
+            edits.cut(**BLOCK, heads=["L0H1", "L0H2"], renormalize=False),
+            edits.uniform("L0H0", "L0H1"),
+            edits.cut(**BLOCK, layers=[1]),
+            edits.uniform(layers=[1]),
+        ],
+        [
+            ({0: (1, 2)}, dense_edits.cut(block(), renormalize=False)),
+            ({0: (0, 1)}, dense_edits.uniform),
+            ({1: range(4)}, dense_edits.cut(block())),
+            ({1: range(4)}, dense_edits.uniform),
+        ],
+    ),
     "two cuts in one head": (
         [
             edits.cut(**BLOCK, heads=["L0H1", "L1H2"], renormalize=False),
