@@ -96,6 +96,13 @@ def test_round_trip_of_an_encoder_decoder(tmp_path: Path):
     assert_same(interp.Capture.load(capture.save(tmp_path / "x")), capture)
 
 
+def test_views_of_one_tensor_are_written_each_by_itself(padded: Capture, tmp_path: Path):
+    both = torch.rand(2, 4, 24)
+    stats = {"entropy": {0: both[:, :, :12], 1: both[:, :, 12:]}}
+    found = interp.Capture.load(Capture(**{**vars(padded), "stats": stats}).save(tmp_path / "x"))
+    assert all(torch.equal(found["entropy"][layer], stats["entropy"][layer]) for layer in (0, 1))
+
+
 def test_a_mask_with_a_function_is_left_out_and_said_so(padded: Capture, tmp_path: Path):
     strange = Mask.causal() & Mask.from_predicate(lambda b, i, j: i >= j)
     capture = Capture(**{**vars(padded), "masks": {0: strange, 1: padded.masks[1]}})

@@ -231,6 +231,14 @@ def test_what_is_no_plain_projection_is_refused(change: Any, why: str):
     assert not any(m._forward_hooks for m in model.modules())
 
 
+def test_a_last_layer_without_a_projection_is_refused():
+    model = ARCHITECTURES["llama"].build(num_hidden_layers=1)
+    model.model.layers[0].self_attn.o_proj = Mixing(model.model.layers[0].self_attn.o_proj)
+    model.model.layers[0].mlp = nn.Identity()
+    with pytest.raises(InputError, match=r"^layer 0: .* no linear layer takes in the heads' outputs"):
+        interp.load(model).capture(IDS, (), contributions=True)
+
+
 def bitnet() -> PreTrainedModel:
     config = transformers.BitNetConfig(**GROUPED)
     return randomised(transformers.BitNetForCausalLM(config).eval())
