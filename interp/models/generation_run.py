@@ -26,6 +26,7 @@ from interp.models.generation_steps import (
     last_row,
 )
 from interp.models.hooked import HookedModel
+from interp.models.hooking import recording_of
 from interp.models.inputs import Batch
 from interp.models.layers import LayerKey
 from interp.models.statistic import Statistic, probes_of_names, statistics_of
@@ -125,7 +126,13 @@ class Run:
         self.ids, self.prompt = ids, ids.shape[1]
         self.unfinished = [torch.ones(len(ids), dtype=torch.bool, device=ids.device)]
 
+    def _is_own(self) -> bool:
+        """Whether a run of the model is this generation's, and not another thread's or one begun from within."""
+        return recording_of(next(iter(self.model.host.layers))) is self.recording
+
     def _begins(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if not self._is_own():
+            return
         self.number += 1
         if self.number > 0:
             self.recording.seen.clear()
@@ -137,6 +144,8 @@ class Run:
         self.steps.append(Taken())
 
     def _ends(self, module: Any, args: Any, output: Any) -> None:
+        if not self._is_own():
+            return
         self.model.check_whole(self.recording.seen)
         if not bool(torch.isfinite(output.logits[:, -1]).all()):
             raise RunError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -215,6 +216,26 @@ def test_edits_apply_to_every_step(name, own_model):
     torch.testing.assert_close(generation.stacked("entropy")[1][:, 2], visible, rtol=0, atol=1e-5)
     assert not torch.allclose(generation.stacked("entropy")[1][:, 1], visible)
     assert not torch.equal(generation.ids, model.generate(PROMPT, 8, min_new_tokens=8).ids)
+
+
+def test_runs_from_within_and_of_other_threads_are_no_steps(own_model):
+    """A function of the step may capture the text so far; another thread may run and capture the model between steps."""
+    model = interp.load(own_model("llama"))
+    expected = model.generate(PROMPT, 5, ["entropy"], min_new_tokens=5)
+    full: list[Tensor] = []
+
+    def probes(step: interp.Step) -> list[str]:
+        full.append(model.capture(step.ids, ["entropy"], logits=True)["entropy"][1][:, :, -1:])
+        with ThreadPoolExecutor(1) as other:
+            other.submit(model.capture, PROMPT[:, :4], ["entropy"]).result()
+            other.submit(model, PROMPT[:, :4]).result()
+        return ["entropy"]
+
+    generation = model.generate(PROMPT, 5, probes, min_new_tokens=5)
+    assert torch.equal(generation.ids, expected.ids)
+    for mine, its, captured in zip(generation.steps, expected.steps, full, strict=True):
+        assert torch.equal(mine["entropy"][1], its["entropy"][1])
+        torch.testing.assert_close(mine["entropy"][1], captured, rtol=0, atol=1e-4)
 
 
 def test_the_model_is_left_as_it_was():
