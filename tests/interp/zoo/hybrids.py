@@ -43,7 +43,6 @@ HYBRIDS = (
         attn_layer_offset=1,
         mamba_d_state=8,
         mamba_dt_rank=4,
-        use_mamba_kernels=False,
         padding=tokens_padded_right,
     ),
     hybrid("Bamba", (1,), **MAMBA, attn_layer_indices=[1]),
@@ -69,7 +68,6 @@ HYBRIDS = (
         use_mem_rope=True,
         adapter_rank=4,
         num_key_value_heads=HEADS,
-        use_mamba_kernels=False,
     ),
     hybrid("Lfm2", (1,), layer_types=["conv", "full_attention"], block_multiple_of=16),
     hybrid("RecurrentGemma", (2,), num_hidden_layers=3, lru_width=32, attention_window_size=7, head_dim=8),
@@ -90,6 +88,5 @@ HYBRIDS = (
         mamba_num_heads=8,
         mamba_head_dim=8,
         n_groups=1,
-        use_mamba_kernels=False,
     ),
 )
