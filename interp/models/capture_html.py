@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from interp.naming import named_layers
+from interp.sizes import readable
 
 if TYPE_CHECKING:
     from interp.models.capture import Capture
@@ -16,7 +17,7 @@ def capture_html(capture: Capture) -> str:
     """A small table of the statistics, with the facts folded up below it. Everything is escaped."""
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(_meaning(capture, name))}</td><td>{len(values)}</td>"
-        f"<td>{escape(_shape(capture, name))}</td><td>{readable_bytes(sum(v.nbytes for v in values.values()))}</td></tr>"
+        f"<td>{escape(_shape(capture, name))}</td><td>{readable(sum(v.nbytes for v in values.values()))}</td></tr>"
         for name, values in capture.stats.items()
     )
     head = "".join(f"<th>{title}</th>" for title in ("statistic", "definition", "layers", "shape of a layer", "size"))
@@ -28,21 +29,11 @@ def capture_html(capture: Capture) -> str:
     )
 
 
-def readable_bytes(count: int) -> str:
-    """ "1.2 MB": bytes in units of a thousand."""
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-
-
 def _title(capture: Capture) -> str:
     size = "" if capture.ids is None else f"{capture.ids.shape[0]} x {capture.ids.shape[1]} tokens, "
     return (
         f"Capture of {capture.facts.get('model', '?')}: {size}layers {named_layers(list(capture.layers))}, "
-        f"{capture.heads} heads on {capture.kv_heads} KV heads, {readable_bytes(capture.nbytes)}"
+        f"{capture.heads} heads on {capture.kv_heads} KV heads, {readable(capture.nbytes)}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,64 +13,23 @@ from torch import Tensor
 from interp.edits.narrow import of_heads
 from interp.errors import InputError
 from interp.models.call import AttentionCall
-from interp.models.capture import Capture, MeasuredLayer, Side
+from interp.models.capture import Capture, MeasuredLayer
 from interp.models.contributions import Projections, contributions, norms, written_norms
+from interp.models.extras import Extras
 from interp.models.heads import HeadSpec, head_counts, parse_heads
 from interp.models.inputs import Batch, Inputs
 from interp.models.layers import AttentionLayer, LayerKey
 from interp.models.lengths import check_probes_fit, lengths
 from interp.models.memory import LayerSize, needs_of
+from interp.models.sides import sides_of, tokens_of_batch
 from interp.models.statistic import Statistic, probes_of_names, statistics_of
-from interp.models.tokens import TokenRow
 from interp_kernels import Attended, AttentionMap, KeyMass, Mask, Probe, Received
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
 
-Contributions = bool | Literal["norm"]
-ValueNorms = bool | Literal["written"]
-
 APART = 8
 """Heads are measured in a pass of their own where they are at most this part of all: 1 / 8."""
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What is kept beside the probes; see ``HookedModel.capture``."""
-
-    outputs: bool = False
-    contributions: Contributions = False
-    value_norms: ValueNorms = False
-
-    def __post_init__(self) -> None:
-        for name, value, word in (
-            ("outputs", self.outputs, None),
-            ("contributions", self.contributions, "norm"),
-            ("value_norms", self.value_norms, "written"),
-        ):
-            if not isinstance(value, bool) and (word is None or value != word):
-                expected = "True or False" if word is None else f"True, False or {word!r}"
-                raise InputError(f"{name}: expected {expected}, got {value!r}")
-
-    @property
-    def need_projections(self) -> bool:
-        return self.contributions is not False or self.value_norms == "written"
-
-    @property
-    def statistics(self) -> dict[str, Statistic]:
-        """Their names and meanings."""
-        per_head, per_query = ("batch", "head"), ("batch", "head", "query")
-        return {
-            name: Statistic(axes, None, formula)
-            for name, wanted, axes, formula in (
-                ("output", self.outputs, (*per_query, "column"), "z_h, sum_j P_ij v_j as handed to the model"),
-                ("contribution", self.contributions is True, (*per_query, "column"), "z_h W_O^h"),
-                ("contribution_norm", self.contributions == "norm", per_query, "||z_h W_O^h||"),
-                ("value_norm", self.value_norms is not False, ("batch", "kv_head", "key"), "||v_j||"),
-                ("value_written_norm", self.value_norms == "written", (*per_head, "key"), "||v_j W_O^h||"),
-            )
-            if wanted
-        }
 
 
 @dataclass
@@ -200,7 +159,7 @@ def capture(
         stats={name: run.stats[name] for name in statistics if name in run.stats},
         ids=batch.ids,
         keep=batch.keep,
-        tokens=_strings(batch.token_rows) or tokens_of(model, batch.ids, batch.keep),
+        tokens=tokens_of_batch(model, batch),
         token_rows=batch.token_rows,
         masks=run.masks,
         layers=tuple(run.masks),
@@ -268,39 +227,6 @@ def maps(
         model.run(batch, lambda call: (), record, logits=False)
     model.check_ran(found, wanted if layers is not None else ())
     return found
-
-
-def tokens_of(model: HookedModel, ids: Tensor | None, keep: Tensor | None) -> list[list[str]]:
-    """Readable tokens of each sequence, padding left out."""
-    if ids is None:
-        return []
-    kept = torch.ones_like(ids, dtype=torch.bool) if keep is None else keep
-    return [model.token_strings(row[of].tolist()) for row, of in zip(ids, kept, strict=True)]
-
-
-def _strings(rows: Iterable[TokenRow]) -> list[list[str]]:
-    return [row.strings for row in rows]
-
-
-def sides_of(model: HookedModel, batch: Batch, stacks: Iterable[str]) -> dict[str, tuple[Side, Side]]:
-    """The tokens of the queries and of the keys of each stack of layers that does not run over ``batch.ids``."""
-    tokens = _strings(batch.token_rows) or tokens_of(model, batch.ids, batch.keep)
-    encoder = Side(batch.ids, batch.keep, tokens)
-    ids, keep = batch.others.get("decoder_input_ids"), batch.others.get("decoder_attention_mask")
-    keep = None if keep is None else keep.bool()
-    decoder = Side(ids, keep, _strings(batch.decoder_rows) or tokens_of(model, ids, keep))
-    sides: dict[str, tuple[Side, Side]] = {}
-    for stack in stacks:
-        match stack:
-            case "" | "text" | "encoder":
-                continue
-            case "decoder":
-                sides[stack] = decoder, decoder
-            case "cross":
-                sides[stack] = decoder, encoder
-            case _:
-                sides[stack] = Side(), Side()
-    return sides
 
 
 def _statistics(probes: Sequence[Probe], extras: Extras) -> dict[str, Statistic]:

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from interp.models.capture import Capture, Side
-from interp.models.capturing import sides_of, tokens_of
 from interp.models.generation_result import Generation
 from interp.models.generation_run import Run, Taken
+from interp.models.sides import sides_of, tokens_of
 
 
 def put_together(run: Run, ids: Tensor, settings: Mapping[str, Any], *, is_single: bool, measured: bool) -> Generation:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from interp.edits import Edit
-    from interp.models.capturing import Contributions, ValueNorms
+    from interp.models.extras import Contributions, ValueNorms
     from interp.models.generation_result import Generation
     from interp.models.generation_steps import StepProbes
     from interp.models.heads import HeadSpec
@@ -195,7 +195,8 @@ class HookedModel:
                 go straight into a linear projection.
             RunError: the activations hold NaN, or a layer did not pass through the hooked attention.
         """
-        from interp.models.capturing import Extras, capture
+        from interp.models.capturing import capture
+        from interp.models.extras import Extras
 
         return capture(
             self,
