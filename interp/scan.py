@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,14 +12,12 @@ from interp.errors import InputError
 from interp.heads.detector import Detector
 from interp.heads.registry import chosen
 from interp.heads.samples import Samples, Sequences, Source
+from interp.models.batch import Batch
 from interp.models.hooked import HookedModel
-from interp.models.inputs import Batch, tokenise
+from interp.models.tokens import special_around, tokenise
 from interp.naming import named_layers
 from interp.scores import HeadScores, Measured
 from interp_kernels import Mask, Probe, attend
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BATCH_TOKENS = 8192
 """Token positions of one forward run, unless a single sequence is longer."""
@@ -153,7 +150,7 @@ def _source(
     model: HookedModel, text: str | None, window: int | None, samples: int, seed: int, beyond_context: bool
 ) -> Source:
     shape = model.shape
-    before, after = _special_around(model.tokenizer)
+    before, after = special_around(model.tokenizer)
     ids = None
     longest = shape.context or 2048
     if text is not None and model.tokenizer is not None:
@@ -174,17 +171,6 @@ def _source(
     usable = min(shape.vocabulary, len(model.tokenizer)) if model.tokenizer is not None else shape.vocabulary
     ordinary = torch.tensor([i for i in range(usable) if i not in special], dtype=torch.int64)
     return Source(ids, longest, before, after, bos, ordinary, seed, samples)
-
-
-def _special_around(tokenizer: PreTrainedTokenizerBase | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    if tokenizer is None:
-        return (), ()
-    bare, around = tokenise("a", tokenizer, special=False), tokenise("a", tokenizer)
-    for start in range(len(around) - len(bare) + 1):
-        if around[start : start + len(bare)] == bare:
-            return tuple(around[:start]), tuple(around[start + len(bare) :])
-    return (), ()
 
 
 def _special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:

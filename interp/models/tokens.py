@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NOWHERE = -1
 """In arrays of spans: this token does not stand in the text."""
+SAMPLES = ("a", "A", "0", ".")
+"""Texts that one vocabulary or another has a token for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +207,14 @@ def special_around(tokenizer: PreTrainedTokenizerBase | None) -> tuple[tuple[int
     """The special tokens that the tokenizer puts before and after a text."""
     if tokenizer is None:
         return (), ()
-    bare, around = tokenise("a", tokenizer, special=False), tokenise("a", tokenizer)
-    for start in range(len(around) - len(bare) + 1):
-        if around[start : start + len(bare)] == bare:
-            return tuple(around[:start]), tuple(around[start + len(bare) :])
+    for text in SAMPLES:
+        try:
+            bare, around = tokenise(text, tokenizer, special=False), tokenise(text, tokenizer)
+        except InputError:  # a vocabulary without such characters
+            continue
+        for start in range(len(around) - len(bare) + 1):
+            if around[start : start + len(bare)] == bare:
+                return tuple(around[:start]), tuple(around[start + len(bare) :])
     return (), ()
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import interp
@@ -294,6 +294,14 @@ def test_special_tokens_around_a_text(wordpiece, gpt2):
     assert special_around(wordpiece) == ((101,), (102,))
     assert special_around(gpt2) == ((), ())
     assert special_around(None) == ((), ())
+
+
+def test_special_tokens_around_a_text_of_another_alphabet():
+    """Ordinary letters leave no token of its vocabulary."""
+    core = Tokenizer(models.WordLevel({"0": 0, "1": 1, "<s>": 2, "</s>": 3}, unk_token="<s>"))
+    core.normalizer = normalizers.Replace(Regex("[a-zA-Z]"), "")
+    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
+    assert special_around(PreTrainedTokenizerFast(tokenizer_object=core)) == ((2,), (3,))
 
 
 def test_half_a_surrogate_pair_is_no_text():
