@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -59,7 +61,7 @@ def test_a_shared_module_serves_a_layer_for_each_of_its_runs():
 )
 def test_groups_of_shared_modules(groups: int, inner: int, expected: list[list[int]]):
     """Four layers of ``inner`` modules each; the first half of them runs the first group."""
-    sizes = WIDTHS | COMMON | {"num_hidden_layers": 4, "embedding_size": 16}
+    sizes: dict[str, Any] = {**WIDTHS, **COMMON, "num_hidden_layers": 4, "embedding_size": 16}
     config = transformers.AlbertConfig(**sizes, num_hidden_groups=groups, inner_group_num=inner)
     model = transformers.AlbertModel(config)
     assert [[layer.key for layer in served] for served in attention_layers(model, config).values()] == expected

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import groupby
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from interp.errors import InputError
@@ -77,14 +78,13 @@ def refusals() -> list[tuple[str, str]]:
             warnings.simplefilter("ignore")
             try:
                 config = kind()
-            except (AttributeError, ImportError, TypeError, ValueError):
-                continue  # no default configuration can be made
-        try:
-            check_config(config)
-        except InputError as error:
-            why = next((short for said, short in REASONS.items() if said in str(error)), _reach(str(error)))
-            if why is not None:
-                found.append((name, why))
+                check_config(config)
+            except InputError as error:
+                why = next((short for said, short in REASONS.items() if said in str(error)), _reach(str(error)))
+                if why is not None:
+                    found.append((name, why))
+            except (AttributeError, ImportError, TypeError, ValueError, StrictDataclassError):
+                continue  # of no default configuration, or of one for which the library has no class
     return found
 
 
