@@ -59,7 +59,7 @@ class ModelFolder:
             return AutoConfig.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, local_files_only=True
             )
-        except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, ImportError, SyntaxError) as error:
             raise InputError(f"{self.name}/{CONFIG} cannot be used: {str(error).splitlines()[0]}") from error
 
     def own_class(self, config: PreTrainedConfig) -> tuple[str, type[PreTrainedModel]] | None:

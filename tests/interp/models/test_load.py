@@ -262,3 +262,64 @@ def test_a_dtype_that_does_not_exist(bare_folder: Path):
 def test_options_that_a_model_object_does_not_take(own_model, option: dict[str, str]):
     with pytest.raises(InputError, match="are for models that interp loads; move the model object yourself"):
         interp.load(own_model("llama"), **option)
+
+
+OWN_CODE = """
+from pathlib import Path
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own-code"
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+    ran = Path({witness!r}).write_text("ran")
+"""
+
+
+@pytest.fixture
+def own_code(own_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A model whose classes stand in its folder, and the file that tells whether they ran."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    witness = tmp_path / "witness"
+    (own_copy / "modeling_own.py").write_text(OWN_CODE.format(witness=str(witness)))
+    names = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    write_config(own_copy, model_type="own-code", auto_map=names, architectures=["OwnForCausalLM"])
+    return own_copy, witness
+
+
+def test_code_of_a_folder_does_not_run_unless_asked(own_code: tuple[Path, Path]):
+    folder, witness = own_code
+    with pytest.raises(InputError) as raised:
+        interp.load(folder)
+    assert str(raised.value) == (
+        f"{folder} brings Python code of its own (modeling_own.OwnConfig, modeling_own.OwnForCausalLM), which interp does not "
+        "run unless asked; read it, and if you trust it use load(..., trust_remote_code=True)"
+    )
+    assert not witness.exists()
+
+
+def test_code_of_a_folder_runs_when_asked(own_code: tuple[Path, Path], bare_folder: Path):
+    folder, witness = own_code
+    model = interp.load(folder, trust_remote_code=True)
+    assert witness.exists()
+    assert type(model.model).__name__ == "OwnForCausalLM"
+    expected = interp.load(bare_folder).capture(token_ids((1, 12))).stacked("entropy")
+    assert torch.equal(model.capture(token_ids((1, 12))).stacked("entropy"), expected)
+
+
+def test_code_in_the_place_of_a_class_of_transformers_is_refused_too(own_copy: Path):
+    """A known model type must not be run by the library's class where the checkpoint was made for another."""
+    write_config(own_copy, architectures=["OwnLlama"], auto_map={"AutoModelForCausalLM": "own.OwnLlama"})
+    with pytest.raises(InputError, match=r"brings Python code of its own \(own\.OwnLlama\)"):
+        interp.load(own_copy)
+    write_config(own_copy, architectures=["LlamaForCausalLM"])
+    assert type(interp.load(own_copy).model).__name__ == "LlamaForCausalLM"
+
+
+def test_code_that_does_not_run_says_so(own_code: tuple[Path, Path]):
+    folder, _ = own_code
+    (folder / "modeling_own.py").write_text("from transformers import LlamaConfig as OwnConfig\nraise_here = = 1")
+    with pytest.raises(InputError, match=rf"{folder}.* cannot be"):
+        interp.load(folder, trust_remote_code=True)
