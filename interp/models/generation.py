@@ -77,7 +77,10 @@ def generate(
     with bar, torch.no_grad(), _seeded(model.device, seed if do_sample else None), run.watching():
         # Not model.generate: some classes wrap theirs in rules of their own (Whisper's long recordings).
         made = PLAIN(
-            model.host.inner, **arguments, generation_config=config, stopping_criteria=StoppingCriteriaList([run.endings])
+            model.host.inner,
+            **arguments,
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([run.endings]),
         )
     if not isinstance(made, Tensor):
         raise RunError(f"{type(model.host.inner).__name__}.generate gave {type(made).__name__} instead of token ids")

@@ -161,9 +161,22 @@ class Run:
 
     def operands(self, call: AttentionCall) -> AttentionCall:
         """The library counts the queries of cross attention from 0 at each step; in a full run they stand at their place."""
+        if call.layer.stack in ("", "decoder") and self.number > 0:
+            self._check_position(call)
         if call.layer.stack != "cross" or self.ids is None:
             return call
         return replace(call, mask=call.mask.with_offset(self.ids.shape[1] - call.q.shape[2]))
+
+    def _check_position(self, call: AttentionCall) -> None:
+        """A cache whose masks do not say where its query and keys stand would hide keys in silence."""
+        assert self.ids is not None
+        columns, keys = self.ids.shape[1], call.first_key + call.k.shape[2]
+        if (call.first_query, keys) != (columns - call.q.shape[2], columns):
+            raise RunError(
+                f"layer {call.layer.key}: after {columns} tokens the cache of {type(self.model.model).__name__} puts its query "
+                f"at position {call.first_query} of {keys} keys, which is not its place; this architecture is not supported "
+                "for generation yet (capture its forward runs instead)"
+            )
 
     def output(self, call: AttentionCall, output: Tensor) -> Tensor:
         return output

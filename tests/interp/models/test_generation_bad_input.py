@@ -13,6 +13,7 @@ import interp
 from interp.errors import InputError, RunError
 from interp_kernels import Probe
 from tests.interp.tiny import ARCHITECTURES, BERT, CONTEXT, token_ids
+from tests.interp.zoo.hybrids import HYBRIDS
 
 PROMPT = token_ids((2, 12))
 
@@ -162,6 +163,15 @@ def test_a_class_with_a_generate_of_its_own(own_model):
     model.__class__ = Own
     with pytest.raises(InputError, match="Own generates in a way of its own"):
         interp.load(model).generate(PROMPT, 3)
+
+
+def test_a_cache_that_does_not_say_where_its_query_stands():
+    """MiniMax sizes its masks by a layer that keeps no keys; the library's fused path does not look at them."""
+    entry = next(entry for entry in HYBRIDS if entry.model == "MiniMaxForCausalLM")
+    with pytest.raises(
+        RunError, match="layer 1: after 13 tokens the cache of MiniMaxForCausalLM puts its query at position 0"
+    ):
+        interp.load(entry.build()).generate(PROMPT, 3)
 
 
 def test_training_mode():
