@@ -11,6 +11,7 @@ from torch import Tensor
 
 import interp
 from interp import edits
+from interp.models.call import AttentionCall
 from tests.interp.edits.cases import T, case
 from tests.interp.tiny import ARCHITECTURES, CONTEXT, VOCABULARY, right_padded, token_ids
 
@@ -234,3 +235,19 @@ def test_gradients_flow_through_an_edited_model(model: interp.HookedModel) -> No
         (gradient,) = torch.autograd.grad(model.model(input_ids=IDS).logits.sin().sum(), weight)
     heads = gradient.unflatten(0, (4, -1)).abs().amax(dim=(1, 2))
     assert (heads > 0).tolist() == [True, False, True, False]
+
+
+def test_an_edit_of_ones_own_is_a_class_with_one_method(model: interp.HookedModel) -> None:
+    class Swapped(edits.Edit):
+        """Two heads write what the other would."""
+
+        name = "swapped"
+
+        def edited_output(self, call: AttentionCall, heads: tuple[int, ...], output: Tensor) -> Tensor:
+            return output.index_copy(1, torch.tensor(heads), output[:, list(heads[::-1])])
+
+    plain = model.capture(IDS, [], layers=[0], outputs=True)["output"][0]
+    with model.edited(Swapped(heads=["L0H1", "L0H3"])):
+        capture = model.capture(IDS, [], layers=[0], outputs=True)
+    assert torch.equal(capture["output"][0], plain[:, [0, 3, 2, 1]])
+    assert capture.facts["edits"] == ["swapped(heads=('L0H1', 'L0H3'))"]
