@@ -39,6 +39,11 @@ class Reads:
     def name(self) -> str:
         return type(self.host.inner).__name__
 
+    @property
+    def _called(self) -> Any:
+        """The model whose forward is called: of a bridge, the one that it wraps."""
+        return getattr(self.host, "inner", self.host.model)
+
     @cached_property
     def names(self) -> frozenset[str] | None:
         """Arguments of the forward by name; None where they cannot be told (a model that is not of transformers, a wrapper)."""
