@@ -120,7 +120,9 @@ def watched(call: AttentionCall, recording: Recording) -> Tensor:
     Raises:
         RunError: NaN or infinity in what goes in or comes out.
     """
-    for name, x in (("queries", call.q), ("keys", call.k), ("values", call.v)):
+    # Of keys and values from a cache only those that are new: the others were looked at when they came.
+    new = 0 if call.layer.stack == "cross" else -call.q.shape[2]
+    for name, x in (("queries", call.q), ("keys", call.k[:, :, new:]), ("values", call.v[:, :, new:])):
         _check_finite(x, call.layer, f"{name} that enter its attention", recording)
     for edit in recording.edits:
         call = edit.operands(call)
