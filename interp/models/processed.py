@@ -30,10 +30,10 @@ def from_mapping(inputs: Mapping[str, Any], reads: Reads) -> Batch:
         # Many tokenizers return them for every model; of one segment alone they say nothing.
         del given["token_type_ids"]
     reads.check_names(given)
-    if (
-        len({value.shape[0] for name, value in given.items() if name in (*DIMENSIONS, "input_ids", "attention_mask")})
-        > 1
-    ):
+    counted = {"input_ids", "attention_mask", *DIMENSIONS}
+    if "input_ids" in given:  # images beside texts are as many as they are, or cut into patches and packed
+        counted.discard("pixel_values")
+    if len({value.shape[0] for name, value in given.items() if name in counted}) > 1:
         sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in given.items())
         raise InputError(f"inputs: expected the same batch in all of them, got {sizes}")
     others = {name: reads.moved(value) for name, value in given.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_an_error_leaves_the_model_as_before():
     def stop(*_: object) -> None:
         raise KeyError("in the middle")
 
-    handle = model.transformer.h[0].register_forward_hook(stop)
+    handle = model.get_submodule("transformer.h.0").register_forward_hook(stop)
     with pytest.raises(KeyError, match="in the middle"):
         interp.load(model).capture(IDS)
     handle.remove()
@@ -83,7 +84,7 @@ def test_plain_runs_in_another_thread_are_the_models_own():
             inside.set()
             assert done.wait(20)
 
-    handle = model.transformer.h[0].register_forward_hook(wait)
+    handle = model.get_submodule("transformer.h.0").register_forward_hook(wait)
     capture = interp.load(model).capture(IDS, logits=True)
     handle.remove()
     other.join()
@@ -102,8 +103,9 @@ def test_rows_of_generation_are_those_of_the_whole_text(name: str):
         torch.testing.assert_close(rows, whole["entropy"][layer][..., -rows.shape[-1] :], rtol=0, atol=1e-4)
 
 
-def falcon(**changes: bool) -> PreTrainedModel:
-    config = transformers.FalconConfig(**WIDTHS, **COMMON, alibi=True, new_decoder_architecture=False, **changes)
+def falcon(**changes: Any) -> PreTrainedModel:
+    sizes: dict[str, Any] = {**WIDTHS, **COMMON, **changes}
+    config = transformers.FalconConfig(**sizes, alibi=True, new_decoder_architecture=False)
     config._attn_implementation = "sdpa"
     return randomised(transformers.FalconForCausalLM(config).eval())
 

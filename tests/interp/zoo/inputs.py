@@ -86,13 +86,27 @@ def mel(length: int, bins: int, name: str = "input_features") -> Callable[[], di
 
 
 def image_in_text(
-    patches: int, size: int = 32, image_token: int = 59, **others: Tensor
+    patches: int, size: int = 32, image_token: int = 59, *, image_axis: bool = False
 ) -> Callable[[], dict[str, Tensor]]:
-    """One image a text, in the place of ``patches`` image tokens."""
+    """One image a text, in the place of ``patches`` image tokens; image_axis: the images of a text have an axis."""
 
     def made() -> dict[str, Tensor]:
         text = tokens_padded_right()
         text["input_ids"][:, 2 : 2 + patches] = image_token
-        return {**text, "pixel_values": _noise(2, 3, size, size), **others}
+        images = _noise(2, 3, size, size)
+        return {**text, "pixel_values": images[:, None] if image_axis else images}
+
+    return made
+
+
+def packed_image(patches: int, width: int, image_token: int = 59) -> Callable[[], dict[str, Tensor]]:
+    """One text with an image cut into 4 x 4 patches of ``width`` numbers, of which 2 x 2 make a token."""
+
+    def made() -> dict[str, Tensor]:
+        text = {name: value[:1] for name, value in tokens().items()}
+        text["input_ids"][:, 2 : 2 + patches // 4] = image_token
+        kinds = (text["input_ids"] == image_token).long()
+        grid = torch.tensor([[1, 4, patches // 4]])
+        return {**text, "mm_token_type_ids": kinds, "pixel_values": _noise(patches, width), "image_grid_thw": grid}
 
     return made

@@ -6,10 +6,11 @@ from typing import Any
 
 from tests.interp.tiny import ALTERNATING
 from tests.interp.zoo.entry import GROUPED, LAYERS, WIDTHS, Entry, numbered
-from tests.interp.zoo.inputs import image_in_text
+from tests.interp.zoo.inputs import image_in_text, packed_image
 
 IMAGE = 59
 PATCHES = WIDTHS | {"image_size": 32, "patch_size": 16, "num_channels": 3}
+ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4}
 LLAMA = GROUPED | {"model_type": "llama"}
 SEEING = (*numbered("vision"), *range(LAYERS))
 
@@ -52,5 +53,26 @@ MULTIMODAL = (
         boi_token_index=57,
         eoi_token_index=58,
         mm_tokens_per_image=4,
+    ),
+    seeing(
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2VL",
+        {
+            "text_config": GROUPED | {"rope_parameters": ROPE | {"mrope_section": [1, 1, 2]}},
+            "vision_config": {"depth": LAYERS, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 8},
+        },
+        inputs=packed_image(16, 3 * 2 * 8 * 8),
+        image_token_id=IMAGE,
+        video_token_id=58,
+        vision_start_token_id=57,
+    ),
+    seeing(
+        "Idefics3ForConditionalGeneration",
+        "Idefics3",
+        {"text_config": LLAMA, "vision_config": PATCHES},
+        inputs=image_in_text(1, image_axis=True),
+        layers=(*numbered("vision"), *numbered("text")),
+        image_token_id=IMAGE,
+        scale_factor=2,
     ),
 )

@@ -36,4 +36,24 @@ VISION = (
     vision("SiglipModel", "Siglip", TOWERS, inputs=images_and_texts(), layers=BOTH),
     vision("CLIPVisionModel", "CLIPVision"),
     vision("Aimv2VisionModel", "Aimv2Vision", use_head=False),
+    vision(
+        "SwinModel",
+        "Swin",
+        {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
+        layers=(0, 1, 2, 3),
+    ),
+    vision(
+        "SegformerModel",
+        "Segformer",
+        {
+            "num_encoder_blocks": 2,
+            "depths": [1, 1],
+            "sr_ratios": [2, 1],
+            "hidden_sizes": [16, 32],
+            "patch_sizes": [3, 3],
+        },
+        strides=[2, 2],
+        num_attention_heads=[2, 4],
+        mlp_ratios=[2, 2],
+    ),
 )
