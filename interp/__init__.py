@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp import edits
     from interp.heads.registry import detectors
+    from interp.models.bridge_dense import DenseLayerWarning
     from interp.models.capture import Capture
     from interp.models.generation_result import Generation
     from interp.models.generation_steps import Step
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionMap",
     "Capture",
+    "DenseLayerWarning",
     "Distance",
     "DistanceHistogram",
     "Entropy",
@@ -70,6 +72,7 @@ __all__ = [
 
 _HOMES = {
     "Capture": "interp.models.capture",
+    "DenseLayerWarning": "interp.models.bridge_dense",
     "Generation": "interp.models.generation_result",
     "HeadScores": "interp.scores",
     "HookedModel": "interp.models.hooked",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +56,50 @@ class _Thread(threading.local):
     skips_unembedding: bool = False
 
 
+@dataclass(frozen=True)
+class NativeConfig:
+    """The numbers of a natively booted model, by the names that configurations of transformers give them."""
+
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    is_encoder_decoder: bool = False
+
+    @classmethod
+    def of(cls, config: Any) -> NativeConfig:
+        """Of a TransformerBridgeConfig."""
+        return cls(
+            num_hidden_layers=int(config.n_layers),
+            num_attention_heads=int(config.n_heads),
+            num_key_value_heads=int(config.n_key_value_heads or config.n_heads),
+            head_dim=int(config.d_head),
+            hidden_size=int(config.d_model),
+            vocab_size=int(config.d_vocab),
+            max_position_embeddings=int(config.n_ctx),
+        )
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> NativeConfig:
+        """As in transformers, where a model may have several towers."""
+        return self
+
+    def shape(self, *, is_causal: bool) -> ModelShape:
+        return ModelShape(
+            layers=self.num_hidden_layers,
+            heads=self.num_attention_heads,
+            kv_heads=self.num_key_value_heads,
+            vocabulary=self.vocab_size,
+            context=self.max_position_embeddings,
+            # Rotary tables are made for the context and end there.
+            has_relative_positions=False,
+            is_causal=is_causal,
+            takes_position_ids=True,
+        )
+
+
 class BridgeHost:
     """A TransformerBridge, in raw or compatibility mode, around a model of transformers or one that was booted natively.
 
@@ -70,11 +115,11 @@ class BridgeHost:
         self.model = bridge
         self.inner = _inner_model(bridge)
         self._is_native = not isinstance(self.inner, PreTrainedModel)
-        self.config = bridge.cfg if self._is_native else self.inner.config
+        self.config: Any = NativeConfig.of(bridge.cfg) if self._is_native else self.inner.config
         self._unwatched: tuple[Unwatched, ...] = ()
         if self._is_native:
             self.layers = _native_layers(bridge)
-            self.shape = _native_shape(bridge.cfg)
+            self.shape = self.config.shape(is_causal=bridge.cfg.attention_dir == "causal")
         else:
             check_placement(self.inner)
             self.layers = attention_layers(self.inner, self.config)
@@ -190,17 +235,3 @@ def _native_layers(bridge: Any) -> LayersOf:
         block.attn.original_component: (AttentionLayer("", number, f"blocks.{number}.attn", heads),)
         for number, block in enumerate(bridge.blocks)
     }
-
-
-def _native_shape(config: Any) -> ModelShape:
-    return ModelShape(
-        layers=int(config.n_layers),
-        heads=int(config.n_heads),
-        kv_heads=int(config.n_key_value_heads or config.n_heads),
-        vocabulary=int(config.d_vocab),
-        context=int(config.n_ctx),
-        # Rotary tables are made for the context and end there.
-        has_relative_positions=False,
-        is_causal=config.attention_dir == "causal",
-        takes_position_ids=True,
-    )
