@@ -82,4 +82,8 @@ def _is_relative(reads: Reads) -> bool:
     config = reads.host.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     is_alibi = getattr(config, "model_type", None) in ALIBI or bool(getattr(text, "alibi", False))
-    return is_alibi or reads.host.shape.has_relative_positions or hasattr(text, "relative_attention_num_buckets")
+    return (
+        is_alibi
+        or reads.host.shape.has_relative_positions
+        or bool(getattr(text, "relative_attention_num_buckets", None))
+    )

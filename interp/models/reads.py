@@ -39,18 +39,11 @@ class Reads:
     def name(self) -> str:
         return type(self.host.inner).__name__
 
-    @property
-    def _called(self) -> Any:
-        """The model whose forward is called: of a bridge, the one that it wraps."""
-        return getattr(self.host, "inner", self.host.model)
-
     @cached_property
     def names(self) -> frozenset[str] | None:
-        """Arguments of the forward by name; None where they cannot be told (a model that is not of transformers, a wrapper)."""
-        if not isinstance(self.host.inner, PreTrainedModel):
-            return None
+        """Arguments of the forward by name; None where they cannot be told (a wrapper that hands on whatever it is given)."""
         named = _named(self.host.inner)
-        return frozenset(named) if named else None
+        return frozenset(named) if self.main in named else None
 
     @property
     def main(self) -> str:
