@@ -76,8 +76,8 @@ class Recording:
             self.seen.clear()
             return served[0]
         raise RunError(
-            f"layer {served[-1].key} ran its attention twice in one forward run; this architecture is not supported for "
-            "capture yet"
+            f"layer {served[-1].key} ran its attention twice in one forward run (an image cut into windows, several images in "
+            "one row, or a layer that is run again), which is not supported for capture yet; give one image, or text alone"
         )
 
 

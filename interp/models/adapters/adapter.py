@@ -36,10 +36,15 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Adapter:
-    """``method`` of a module is replaced by ``run(module, watch, *its arguments)``, which returns what it would."""
+    """``method`` of a module is replaced by ``run(module, watch, *its arguments)``, which returns what it would.
+
+    reads_configuration: what it replaces asks the configuration which attention to compute, where our name stands while any
+        thread records the model, so that it cannot run in another thread meanwhile
+    """
 
     method: str
     run: Callable[..., Any]
+    reads_configuration: bool = False
 
 
 def merged(output: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Bloom, Falcon and MPT: ALiBi, as a number for each head and key that is added to the scores; Falcon's is scaled with them.
 
 It is taken as the model makes it, in its own dtype, so that the map is the model's to the last bit. By rows it differs from
--slope |i - j| by a constant, which the softmax does not see.
+-slope |i - j| by a constant, which the softmax does not see. Falcon's eager path (not its default, SDPA) adds ALiBi twice, in its
+mask and again to the scores; here it is added once.
 """
 
 from __future__ import annotations
@@ -79,5 +80,5 @@ def _mpt(
 
 
 BLOOM = Adapter("forward", _bloom)
-FALCON = Adapter("forward", _falcon)
+FALCON = Adapter("forward", _falcon, reads_configuration=True)
 MPT = Adapter("forward", _mpt)

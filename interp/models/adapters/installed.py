@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from interp.errors import InputError
+from interp.errors import InputError, RunError
 from interp.models.adapters import adapter_of
 from interp.models.adapters.adapter import Adapter
 from interp.models.arguments import attention_call
 from interp.models.attention import watched
-from interp.models.hooking import recording_of
+from interp.models.hooking import IMPLEMENTATION, recording_of
 from interp.models.layers import LayersOf
 from interp.models.support import Unwatched
 from interp_kernels import Mask
@@ -57,7 +57,7 @@ def adapted(layers: LayersOf, unwatched: Iterable[Unwatched]) -> Iterator[None]:
             _give_back(module, holder)
 
 
-def _stand_in(module: nn.Module, adapter: Adapter) -> Any:
+def _stand_in(module: Any, adapter: Adapter) -> Any:
     own = getattr(module, adapter.method)
 
     def watch(
@@ -80,6 +80,11 @@ def _stand_in(module: nn.Module, adapter: Adapter) -> Any:
 
     def run(*arguments: Any, **options: Any) -> Any:
         if recording_of(module) is None:
+            if adapter.reads_configuration and module.config._attn_implementation == IMPLEMENTATION:
+                raise RunError(
+                    f"another thread records this model, and {type(module).__name__} cannot tell its own attention from its "
+                    "configuration meanwhile; run it when the capture has ended"
+                )
             return own(*arguments, **options)
         return adapter.run(module, watch, *arguments, **options)
 

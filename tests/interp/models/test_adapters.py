@@ -12,6 +12,7 @@ import transformers
 from transformers import PreTrainedModel
 
 import interp
+from interp.errors import RunError
 from interp.models.adapters import ADAPTERS, adapter_of
 from interp_kernels import Entropy
 from tests.interp.tiny import COMMON, WIDTHS, randomised, token_ids
@@ -63,16 +64,17 @@ def test_an_error_leaves_the_model_as_before():
     assert all("_attn" not in vars(module) for module in model.modules())
 
 
-def test_plain_runs_in_another_thread_are_the_models_own():
-    """While one thread is in the middle of a capture, another runs the model."""
-    model = next(entry for entry in OWN_CODE if entry.model == "BloomForCausalLM").build()
-    expected = own_output(model)
+def beside_a_capture(model: PreTrainedModel) -> tuple[torch.Tensor | RunError, torch.Tensor | None]:
+    """What another thread gets that runs the model in the middle of a capture, and the capture's logits."""
     inside, done = threading.Event(), threading.Event()
-    got: list[torch.Tensor] = []
+    got: list[torch.Tensor | RunError] = []
 
     def plain() -> None:
         inside.wait(20)
-        got.append(own_output(model))
+        try:
+            got.append(own_output(model))
+        except RunError as error:
+            got.append(error)
         done.set()
 
     other = threading.Thread(target=plain)
@@ -88,9 +90,27 @@ def test_plain_runs_in_another_thread_are_the_models_own():
     capture = interp.load(model).capture(IDS, logits=True)
     handle.remove()
     other.join()
-    assert torch.equal(got[0], expected)
-    assert capture.logits is not None
-    torch.testing.assert_close(capture.logits, expected, rtol=0, atol=1e-4)
+    return got[0], capture.logits
+
+
+def test_plain_runs_in_another_thread_are_the_models_own():
+    model = next(entry for entry in OWN_CODE if entry.model == "BloomForCausalLM").build()
+    expected = own_output(model)
+    plain, captured = beside_a_capture(model)
+    assert isinstance(plain, torch.Tensor)
+    assert torch.equal(plain, expected)
+    torch.testing.assert_close(captured, expected, rtol=0, atol=1e-4)
+
+
+def test_plain_runs_in_another_thread_are_refused_where_they_would_be_wrong():
+    """Falcon reads from its configuration whether its attention is SDPA, and adds a mask of true and false if not."""
+    model = falcon(multi_query=True)
+    expected = own_output(model)
+    plain, captured = beside_a_capture(model)
+    assert isinstance(plain, RunError)
+    assert "another thread records this model, and FalconAttention cannot tell its own attention" in str(plain)
+    torch.testing.assert_close(captured, expected, rtol=0, atol=1e-4)
+    assert torch.equal(own_output(model), expected)
 
 
 @pytest.mark.parametrize("name", ["FalconForCausalLM", "BloomForCausalLM", "GPTNeoForCausalLM", "MptForCausalLM"])

@@ -8,6 +8,7 @@ import transformers
 from interp.models.layers import attention_layers
 from interp.models.shape import ModelShape, model_shape
 from tests.interp.tiny import ARCHITECTURES, CONTEXT, HEADS, LAYERS, NAMES, VOCABULARY, WIDTHS
+from tests.interp.zoo.zoo import ZOO
 
 
 def shape_of(model: transformers.PreTrainedModel) -> ModelShape:
@@ -39,3 +40,27 @@ def test_a_decoder_made_to_see_both_ways():
 def test_an_encoder_made_a_decoder():
     config = transformers.BertConfig(**WIDTHS, vocab_size=11, is_decoder=True)
     assert shape_of(transformers.BertLMHeadModel(config)).is_causal
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("T5ForConditionalGeneration", {"layers": LAYERS, "heads": HEADS, "vocabulary": VOCABULARY, "is_causal": True}),
+        ("WhisperForConditionalGeneration", {"layers": LAYERS, "heads": HEADS, "vocabulary": VOCABULARY}),
+        ("CLIPModel", {"layers": LAYERS, "heads": HEADS, "vocabulary": VOCABULARY, "is_causal": False}),
+        ("ViTModel", {"layers": LAYERS, "heads": HEADS, "vocabulary": 0, "context": None, "is_causal": False}),
+        ("Wav2Vec2Model", {"layers": LAYERS, "heads": HEADS, "vocabulary": 0, "context": None}),
+        ("SwinModel", {"heads": 2, "vocabulary": 0, "is_causal": False}),
+        (
+            "LlavaForConditionalGeneration",
+            {"layers": LAYERS, "kv_heads": 2, "vocabulary": VOCABULARY, "is_causal": True},
+        ),
+        ("Qwen3NextForCausalLM", {"layers": LAYERS, "kv_heads": 2, "has_relative_positions": True}),
+        ("FalconForCausalLM", {"layers": LAYERS, "heads": HEADS, "takes_position_ids": True}),
+        ("BloomForCausalLM", {"layers": LAYERS, "heads": HEADS, "takes_position_ids": False}),
+        ("MptForCausalLM", {"context": CONTEXT, "takes_position_ids": False}),
+    ],
+)
+def test_other_kinds_of_models(name: str, expected: dict[str, object]):
+    shape = shape_of(next(entry for entry in ZOO if entry.model == name).build())
+    assert {field: getattr(shape, field) for field in expected} == expected

@@ -51,4 +51,10 @@ SPEECH = (
         WIDTHS | {"num_mel_bins": 16, "max_length": 40, "patch_size": 8, "frequency_stride": 8, "time_stride": 8},
         inputs=mel(40, 16, "input_values"),
     ),
+    speech(
+        "ParakeetEncoder",
+        "ParakeetEncoder",
+        WIDTHS | {"num_mel_bins": 16, "subsampling_conv_channels": 8},
+        inputs=mel(64, 16),
+    ),
 )
