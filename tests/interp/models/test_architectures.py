@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+import interp
 from tests.interp.zoo.document import row
 from tests.interp.zoo.entry import Entry
 from tests.interp.zoo.parity import parity
@@ -44,3 +45,24 @@ def test_the_page_is_of_this_zoo_and_this_version_of_transformers():
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and line.count("|") == 5]
     assert {line.split(" | ")[0].removeprefix("| ") for line in rows} == {entry.model for entry in ZOO} | {"model"}
     assert f"transformers {transformers.__version__}:" in PAGE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "loaded"),
+    [
+        ("BartForConditionalGeneration", "BartForConditionalGeneration"),
+        ("MarianMTModel", "MarianMTModel"),
+        ("WhisperForConditionalGeneration", "WhisperForConditionalGeneration"),
+        ("LlavaForConditionalGeneration", "LlavaForConditionalGeneration"),
+        ("CLIPModel", "CLIPModel"),
+        ("BloomForCausalLM", "BloomForCausalLM"),
+        ("DistilBertForMaskedLM", "DistilBertModel"),
+    ],
+)
+def test_a_folder_is_loaded_with_the_head_that_it_was_saved_with(name: str, loaded: str, tmp_path: Path):
+    """Of encoders the head is left out: it stands after all attention."""
+    entry = next(entry for entry in ZOO if entry.model == name)
+    entry.build().save_pretrained(tmp_path)
+    model = interp.load(tmp_path)
+    assert type(model.model).__name__ == loaded
+    assert set(model.layers) == set(entry.layers)

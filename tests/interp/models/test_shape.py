@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import transformers
 
@@ -38,7 +40,8 @@ def test_a_decoder_made_to_see_both_ways():
 
 
 def test_an_encoder_made_a_decoder():
-    config = transformers.BertConfig(**WIDTHS, vocab_size=11, is_decoder=True)
+    sizes: dict[str, Any] = dict(WIDTHS)
+    config = transformers.BertConfig(**sizes, vocab_size=11, is_decoder=True)
     assert shape_of(transformers.BertLMHeadModel(config)).is_causal
 
 
