@@ -99,6 +99,21 @@ def test_edits_and_generation_are_those_of_the_model_through_transformers(name: 
         assert furthest(ours["entropy"][1], theirs["entropy"][1]) < 1e-10
 
 
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "opt", "native"])
+def test_the_bridges_own_runs_are_edited_too_with_everything_cached(name: str):
+    made = native() if name == "native" else bridge(name)
+    model, plain_logits = interp.load(made), own_run(made, IDS)[0]
+    with model.edited([interp.edits.ablate("L1H1")]), torch.no_grad():
+        want = model.capture(IDS, logits=True).logits
+        assert want is not None
+        assert torch.equal(made(IDS), want)
+        with pytest.warns(interp.DenseLayerWarning):
+            cached, cache = made.run_with_cache(IDS)
+    assert furthest(want, plain_logits) > 1e-2
+    assert furthest(cached, want) < 1e-5
+    assert cache["blocks.1.attn.hook_pattern"].shape == (2, 4, 24, 24)
+
+
 def test_texts_go_through_the_bridges_tokenizer():
     made = bridge("llama")
     made.tokenizer = words_tokenizer()
