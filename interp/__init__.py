@@ -16,14 +16,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp import edits
+    from interp import edits as edits
+    from interp.bridges.dense import DenseLayerWarning
+    from interp.captures.capture import Capture
+    from interp.generation.result import Generation
+    from interp.generation.steps import Step
     from interp.heads.registry import detectors
-    from interp.models.bridge_dense import DenseLayerWarning
-    from interp.models.capture import Capture
-    from interp.models.generation_result import Generation
-    from interp.models.generation_steps import Step
+    from interp.loading.load import load
     from interp.models.hooked import HookedModel
-    from interp.models.load import load
     from interp.scan import scan
     from interp.scores import HeadScores
     from interp_kernels import (
@@ -71,14 +71,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Capture": "interp.models.capture",
-    "DenseLayerWarning": "interp.models.bridge_dense",
-    "Generation": "interp.models.generation_result",
+    "Capture": "interp.captures.capture",
+    "DenseLayerWarning": "interp.bridges.dense",
+    "Generation": "interp.generation.result",
     "HeadScores": "interp.scores",
     "HookedModel": "interp.models.hooked",
-    "Step": "interp.models.generation_steps",
+    "Step": "interp.generation.steps",
     "detectors": "interp.heads.registry",
-    "load": "interp.models.load",
+    "load": "interp.loading.load",
     "scan": "interp.scan",
 }
 """Where each name lives; those that are not here live in interp_kernels."""

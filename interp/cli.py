@@ -71,7 +71,7 @@ def scan(
     folder = out if out is not None else Path("interp-scans") / _slug(model)
     check_folder(folder, overwrite=overwrite)
 
-    from interp.models.load import load
+    from interp.loading.load import load
     from interp.scan import check_options
     from interp.scan import scan as run_scan
 
@@ -126,7 +126,7 @@ def detectors(as_json: Annotated[bool, typer.Option("--json", help="Print as JSO
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """List the models that can be loaded without a download: the demo and those in the Hugging Face cache."""
-    from interp.models.listing import local_models
+    from interp.loading.listing import local_models
 
     found = local_models()
     if as_json:

@@ -12,9 +12,9 @@ from interp.errors import InputError
 from interp.heads.detector import Detector
 from interp.heads.registry import chosen
 from interp.heads.samples import Samples, Sequences, Source
-from interp.models.batch import Batch
+from interp.inputs.batch import Batch
+from interp.inputs.tokens import special_around, tokenise
 from interp.models.hooked import HookedModel
-from interp.models.tokens import special_around, tokenise
 from interp.naming import named_layers
 from interp.scores import HeadScores, Measured
 from interp_kernels import Mask, Probe, attend

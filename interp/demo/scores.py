@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from interp.demo.tokenizer import BOS_ID, SPECIAL_TOKENS
-from interp.models.load import load
+from interp.loading.load import load
 from interp_kernels import KeyMass, OffsetMass
 
 

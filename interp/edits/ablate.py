@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from interp.captures.capture import Capture
 from interp.edits.edit import Edit, heads_or_layers
 from interp.edits.narrow import index_of
 from interp.edits.source import check_fits, checked_source, kept_of, z_of
 from interp.errors import InputError
 from interp.models.call import AttentionCall
-from interp.models.capture import Capture
 from interp.models.heads import HeadSpec
 from interp.models.layers import LayerKey
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp.edits.edit import checked_number
 from interp.errors import InputError
-from interp.models.inputs import Batch, Inputs
+from interp.inputs.batch import Batch
+from interp.inputs.convert import Inputs
 from interp.models.layers import LayerKey
 from interp_kernels import Received
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from interp.captures.capture import Capture
 from interp.errors import InputError
-from interp.models.capture import Capture
 from interp.models.layers import LayerKey
 
 if TYPE_CHECKING:

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.captures.capture import Capture
 from interp.errors import InputError, RunError
+from interp.inputs.batch import Batch, Padding
+from interp.inputs.convert import Inputs, checked, to_batch
+from interp.inputs.decoder_inputs import completed
+from interp.inputs.reads import Reads
+from interp.inputs.tokens import token_row
 from interp.models.attention import Recording
-from interp.models.batch import Batch, Padding
 from interp.models.call import AttentionCall
-from interp.models.capture import Capture
-from interp.models.decoder_inputs import completed
 from interp.models.editing import edits_on
 from interp.models.host import Host
-from interp.models.inputs import Inputs, checked, to_batch
 from interp.models.layers import LayerKey
-from interp.models.reads import Reads
 from interp.models.shape import ModelShape
-from interp.models.tokens import token_row
 from interp.naming import named_layers
 from interp.versions import versions
 from interp_kernels import AttentionMap, Probe
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from interp.captures.extras import Contributions, ValueNorms
     from interp.edits import Edit
-    from interp.models.extras import Contributions, ValueNorms
-    from interp.models.generation_result import Generation
-    from interp.models.generation_steps import StepProbes
+    from interp.generation.result import Generation
+    from interp.generation.steps import StepProbes
+    from interp.inputs.windows import Windows
     from interp.models.heads import HeadSpec
-    from interp.models.windows import Windows
     from interp_kernels.api import Attended
 
 
@@ -137,8 +137,8 @@ class HookedModel:
         special: bool = True,
         beyond_context: bool = False,
     ) -> Windows:
-        """A text or text file of any length, cut into windows that the model can run; see ``interp.models.windows``."""
-        from interp.models.windows import windows
+        """A text or text file of any length, cut into windows that the model can run; see ``interp.inputs.windows``."""
+        from interp.inputs.windows import windows
 
         return windows(self, text, length, stride, special=special, beyond_context=beyond_context)
 
@@ -195,8 +195,8 @@ class HookedModel:
                 go straight into a linear projection.
             RunError: the activations hold NaN, or a layer did not pass through the hooked attention.
         """
-        from interp.models.capturing import capture
-        from interp.models.extras import Extras
+        from interp.captures.capturing import capture
+        from interp.captures.extras import Extras
 
         return capture(
             self,
@@ -216,7 +216,7 @@ class HookedModel:
 
         Rows of padded queries are whatever the model computes there.
         """
-        from interp.models.capturing import maps
+        from interp.captures.capturing import maps
 
         return maps(self, inputs, layers, beyond_context=beyond_context)
 
@@ -262,7 +262,7 @@ class HookedModel:
                 be longer than the context; beam search, assisted decoding, or another cache than a dynamic one.
             RunError: the activations hold NaN, or a layer did not pass through the hooked attention.
         """
-        from interp.models.generation import generate
+        from interp.generation.generate import generate
 
         return generate(
             self,
@@ -296,7 +296,7 @@ class HookedModel:
         return edited(self, edits)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Readable text of each token of a sequence; the id itself where there is no tokenizer. See ``interp.models.tokens``."""
+        """Readable text of each token of a sequence; the id itself where there is no tokenizer. See ``interp.inputs.tokens``."""
         return token_row([int(i) for i in ids], self.tokenizer).strings
 
     def facts(self) -> dict[str, Any]:

@@ -85,7 +85,9 @@ def attention_visibility(
             mask = mask & Mask.from_padding(keep)
     mask = mask.with_offset(q_offset - kv_offset)
     shape = batch_size, 1, q_length, kv_length
-    return ModelMask(mask.is_causal, mask.window, mask.offset, mask.keep, mask.documents, mask.predicates, kv_offset, shape)
+    return ModelMask(
+        mask.is_causal, mask.window, mask.offset, mask.keep, mask.documents, mask.predicates, kv_offset, shape
+    )
 
 
 def _translated(function: Callable[..., Tensor], kv_offset: int, positions: int) -> Mask:

@@ -177,7 +177,7 @@ def test_a_real_interrupt_signal(command: Command, bare_folder: Path):
     model = interp.load(bare_folder)
     model.model.model.layers[1].register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("interp.models.load.load", lambda *_, **__: model)
+        patch.setattr("interp.loading.load.load", lambda *_, **__: model)
         ran = command("scan", "whatever", *FEW, "-q", "--out", "out")
     assert ran.code == 130
     assert model.model.config._attn_implementation == "sdpa"
@@ -224,7 +224,7 @@ def test_models(command: Command, own_model, tmp_path: Path, monkeypatch: pytest
 
 
 def xlnet():
-    from tests.interp.models.test_load import OWN_ATTENTION, made
+    from tests.interp.loading.test_load import OWN_ATTENTION, made
 
     return made("XLNetLMHeadModel", *OWN_ATTENTION["XLNetLMHeadModel"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.interp.command import Command
-from tests.interp.models.test_load import OWN_ATTENTION, made
+from tests.interp.loading.test_load import OWN_ATTENTION, made
 from tests.interp.tiny import token_ids
 from tests.interp.words import text_of
 
@@ -149,7 +149,7 @@ def test_output_on_a_file_system_that_cannot_be_written(command: Command, bare_f
 def test_bad_input_is_found_before_the_model_is_read(
     command: Command, bare_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("interp.models.folder.ModelFolder.weights", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr("interp.loading.folder.ModelFolder.weights", lambda *_: pytest.fail("the weights were read"))
     written("o", "x")
     for options in (
         ["--out", "o"],

@@ -11,9 +11,9 @@ from torch import nn
 
 import interp
 from interp.errors import InputError
+from interp.loading.load import check_config
 from interp.models.arguments import HARMLESS, attention_call
 from interp.models.layers import AttentionLayer
-from interp.models.load import check_config
 from interp_kernels import Mask
 from tests.interp.tiny import ARCHITECTURES, COMMON, GROUPED, WIDTHS, randomised, token_ids
 from tests.interp.zoo.encoder_decoders import BART, T5

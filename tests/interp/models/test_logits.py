@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import interp
-from interp.models.inputs import Batch
+from interp.inputs.batch import Batch
 from tests.interp import dense
 from tests.interp.tiny import ARCHITECTURES, NAMES, right_padded
 

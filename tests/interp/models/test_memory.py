@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 import interp
-from interp.models.inputs import Batch
+from interp.inputs.batch import Batch
 from interp_kernels import Probe
 from tests.interp.tiny import ARCHITECTURES, right_padded
 

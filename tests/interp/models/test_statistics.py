@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.models.inputs import Batch
+from interp.inputs.batch import Batch
 from tests.interp import dense
 from tests.interp.tiny import ARCHITECTURES, BERT, HEADS, LAYERS, NAMES, right_padded, who_sees_whom
 

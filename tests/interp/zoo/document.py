@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from interp.errors import InputError
-from interp.models.load import check_config
+from interp.loading.load import check_config
 from interp.naming import named_layers
 from tests.interp.zoo.parity import Parity
 from tests.interp.zoo.zoo import ZOO

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import interp
+from interp.inputs.batch import Batch
 from interp.models.call import AttentionCall
 from interp.models.hooked import HookedModel
-from interp.models.inputs import Batch
 from interp.models.layers import AttentionLayer
 from interp_kernels import Attended
 from tests.interp.zoo import oracle

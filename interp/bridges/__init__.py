@@ -1,0 +1,1 @@
+"""Bridges of TransformerLens, whose attention is sent through ``attend`` while their hooks go on firing."""

@@ -1,0 +1,1 @@
+"""One forward run with probes: what it takes, what it gives, on disk and in tables."""

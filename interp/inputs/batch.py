@@ -1,0 +1,66 @@
+"""What one forward run takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from interp.inputs.tokens import TokenRow
+
+Padding = Literal["right", "left"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one forward run takes.
+
+    ids           token ids [B, T]; None where the model reads none (pixels, sound)
+    keep          [B, T], False at padding; None without ids
+    others        further arguments of the model's forward, such as ``pixel_values`` or ``position_ids``
+    token_rows    the tokens of each row, without padding, with their text and where they stand in it; () if not known
+    decoder_rows  the same of what an encoder-decoder's decoder is given, where it is given text or ids
+    """
+
+    ids: Tensor | None
+    keep: Tensor | None
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    token_rows: tuple[TokenRow, ...] = ()
+    decoder_rows: tuple[TokenRow, ...] = ()
+
+    @property
+    def is_padded(self) -> bool:
+        return self.keep is not None and not bool(self.keep.all())
+
+    @property
+    def padding(self) -> Padding | None:
+        """The side on which padding stands; None without any."""
+        if self.keep is None or not self.is_padded:
+            return None
+        return "right" if is_right_padded(self.keep) else "left"
+
+    @property
+    def tokens(self) -> int:
+        """Positions of the longest sequence of ids, 0 without ids."""
+        return 0 if self.ids is None else self.ids.shape[1]
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        """What to call the model's forward with."""
+        ids = {} if self.ids is None else {"input_ids": self.ids}
+        keep = {} if self.keep is None else {"attention_mask": self.keep.long()}
+        return {**ids, **keep, **self.others}
+
+    def queries_kept(self, stack: str) -> Tensor | None:
+        """Which queries of a stack of layers are no padding, [B, Tq]; None where all are."""
+        if stack in ("decoder", "cross"):
+            keep = self.others.get("decoder_attention_mask")
+            return None if keep is None or bool(keep.all()) else keep.bool()
+        return self.keep if self.is_padded and stack in ("", "encoder", "text") else None
+
+
+def is_right_padded(keep: Tensor) -> bool:
+    """Whether no kept token follows padding in keep [B, T]; so too without padding."""
+    return not bool((keep[:, 1:] & ~keep[:, :-1]).any())

@@ -1,0 +1,84 @@
+"""From what a processor returns, or from bare pixels or sound, to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.inputs.batch import Batch
+from interp.inputs.reads import DIMENSIONS, Reads
+
+
+def from_mapping(inputs: Mapping[str, Any], reads: Reads) -> Batch:
+    """The batch of a forward's arguments by name; None among them is left out.
+
+    Raises:
+        InputError: a name that the model does not take, something else than a tensor, NaN or images that do not fit.
+    """
+    if "role" in inputs:
+        raise InputError("inputs: a chat is a list of messages; give [{'role': ..., 'content': ...}]")
+    given = {str(name): _tensor(str(name), value) for name, value in inputs.items() if value is not None}
+    if not given:
+        raise InputError("inputs: expected arguments of the model's forward by name, got an empty mapping")
+    kinds = given.get("token_type_ids")
+    if kinds is not None and not reads.takes("token_type_ids") and not bool(kinds.any()):
+        # Many tokenizers return them for every model; of one segment alone they say nothing.
+        del given["token_type_ids"]
+    reads.check_names(given)
+    counted = {"input_ids", "attention_mask", *DIMENSIONS}
+    if "input_ids" in given:  # images beside texts are as many as they are, or cut into patches and packed
+        counted.discard("pixel_values")
+    if len({value.shape[0] for name, value in given.items() if name in counted}) > 1:
+        sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in given.items())
+        raise InputError(f"inputs: expected the same batch in all of them, got {sizes}")
+    others = {name: reads.moved(value) for name, value in given.items()}
+    for name, value in others.items():
+        reads.check_values(name, value)
+    ids, keep = others.pop("input_ids", None), others.pop("attention_mask", None)
+    if ids is None:
+        if keep is not None:
+            others["attention_mask"] = keep
+        return Batch(None, None, others)
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(f"input_ids: expected integers of shape [B, T], got {ids.dtype} {list(ids.shape)}")
+    keep = torch.ones_like(ids) if keep is None else keep
+    if keep.shape != ids.shape:
+        raise InputError(
+            f"attention_mask: expected 0/1 of shape {list(ids.shape)} as input_ids, got {list(keep.shape)}"
+        )
+    return Batch(ids.long(), keep.bool(), others)
+
+
+def from_floats(values: Tensor, reads: Reads) -> Batch:
+    """The batch of pixels or sound: what the model's forward reads first, with or without a dimension for the batch.
+
+    Raises:
+        InputError: another number of dimensions, NaN, or images that do not fit.
+    """
+    name = reads.main
+    wanted = DIMENSIONS[name]
+    if values.ndim == wanted - 1:
+        values = values[None]
+    # Frames of a video are one dimension more.
+    if values.ndim not in (wanted, wanted + (name == "pixel_values")) or values.numel() == 0:
+        axes = {"pixel_values": "[B, C, H, W] or [C, H, W]", "input_features": "[B, mel, T] or [mel, T]"}
+        raise InputError(
+            f"{name}: expected floats of shape {axes.get(name, '[B, T] or [T]')}, got {list(values.shape)}"
+        )
+    return from_mapping({name: values}, reads)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor) or value.ndim < 1 or value.numel() == 0:
+        raise InputError(
+            f"inputs[{name!r}]: expected a tensor with a batch dimension, got {value!r:.60}; processors and tokenizers of "
+            "transformers give tensors with return_tensors='pt'"
+        )
+    return value
