@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -199,9 +200,9 @@ def _seeded(device: torch.device, seed: int | None) -> Iterator[None]:
 
 
 def _is_single(inputs: Any) -> bool:
-    """Whether one text or one flat list of ids was given, and not a batch of one."""
+    """Whether one text, chat or flat list of ids was given, and not a batch of one."""
     if isinstance(inputs, Tensor):
         return inputs.ndim == 1
-    if isinstance(inputs, str):
+    if isinstance(inputs, str | Path):
         return True
     return isinstance(inputs, Sequence) and all(isinstance(item, int | Mapping) for item in inputs)
