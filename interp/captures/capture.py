@@ -192,14 +192,14 @@ class Capture:
         """Write it into ``folder`` as safetensors and JSON, whole or not at all; see ``interp.captures.store``."""
         from interp.captures.store import save_capture
 
-        return save_capture(self, Path(folder), overwrite=overwrite)
+        return save_capture(self, Path(folder).expanduser(), overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path) -> Capture:
         """The capture that ``save`` wrote into ``folder``, on the CPU."""
         from interp.captures.store import load_capture
 
-        return load_capture(Path(folder))
+        return load_capture(Path(folder).expanduser())
 
     def __repr__(self) -> str:
         size = "" if self.ids is None else f"{self.ids.shape[0]} x {self.ids.shape[1]} tokens, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from torch import Tensor
@@ -68,6 +68,8 @@ def probes_of_names(probes: Sequence[Probe | str] | Probe | str) -> list[Probe]:
     Raises:
         InputError: no probe has such a name, or it needs arguments.
     """
+    if not isinstance(probes, str | Probe | Iterable):
+        raise InputError(f"probes: expected probes or their names, () for none, got {probes!r}")
     chosen: list[Probe] = []
     for probe in [probes] if isinstance(probes, str | Probe) else probes:
         if isinstance(probe, Probe):

@@ -43,14 +43,17 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Positions of the longest sequence of ids, 0 without ids."""
-        return 0 if self.ids is None else self.ids.shape[1]
+        """Positions of the longest sequence of ids or of ``inputs_embeds``, 0 without either."""
+        given = self.others.get("inputs_embeds") if self.ids is None else self.ids
+        return 0 if given is None else given.shape[1]
 
     @property
     def arguments(self) -> dict[str, Tensor]:
         """What to call the model's forward with."""
         ids = {} if self.ids is None else {"input_ids": self.ids}
-        keep = {} if self.keep is None else {"attention_mask": self.keep.long()}
+        # Positions that start again tell packed documents apart, unless a mask is given: without padding it says nothing else.
+        says_nothing = self.keep is None or ("position_ids" in self.others and not self.is_padded)
+        keep = {} if self.keep is None or says_nothing else {"attention_mask": self.keep.long()}
         return {**ids, **keep, **self.others}
 
     def queries_kept(self, stack: str) -> Tensor | None:

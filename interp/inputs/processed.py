@@ -39,19 +39,43 @@ def from_mapping(inputs: Mapping[str, Any], reads: Reads) -> Batch:
     others = {name: reads.moved(value) for name, value in given.items()}
     for name, value in others.items():
         reads.check_values(name, value)
+    _check_integers(others)
     ids, keep = others.pop("input_ids", None), others.pop("attention_mask", None)
     if ids is None:
         if keep is not None:
             others["attention_mask"] = keep
+            if "inputs_embeds" in others and keep.ndim == 2 and not bool(keep.all()):
+                raise InputError(
+                    "attention_mask: padding beside inputs_embeds is not told apart from tokens; give input_ids, or sequences "
+                    "of one length without padding"
+                )
         return Batch(None, None, others)
     if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise InputError(f"input_ids: expected integers of shape [B, T], got {ids.dtype} {list(ids.shape)}")
+    if keep is not None and "position_ids" in others:
+        # Without a mask transformers reads packed documents off the positions, with one it does not: as it was given.
+        others["attention_mask"] = keep
     keep = torch.ones_like(ids) if keep is None else keep
     if keep.shape != ids.shape:
         raise InputError(
             f"attention_mask: expected 0/1 of shape {list(ids.shape)} as input_ids, got {list(keep.shape)}"
         )
     return Batch(ids.long(), keep.bool(), others)
+
+
+def _check_integers(given: Mapping[str, Tensor]) -> None:
+    """Refuse masks of tokens that are not 0 and 1, and positions that are no integers."""
+    for name in ("attention_mask", "decoder_attention_mask"):
+        mask = given.get(name)
+        if mask is not None and mask.ndim == 2 and not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError(f"{name}: expected 1 at tokens and 0 at padding, got values such as {_odd(mask):g}")
+    places = given.get("position_ids")
+    if places is not None and (places.is_floating_point() or places.dtype == torch.bool):
+        raise InputError(f"position_ids: expected integers, got {places.dtype}")
+
+
+def _odd(mask: Tensor) -> float:
+    return float(mask[(mask != 0) & (mask != 1)][0])
 
 
 def from_floats(values: Tensor, reads: Reads) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ DIMENSIONS = {"pixel_values": 4, "input_features": 3, "input_values": 2}
 """Main inputs that may be given as a bare float tensor, with their dimensions: [B, C, H, W], [B, mel, T], [B, T]."""
 UNUSED = {
     "labels": "a capture computes no loss; leave labels out (for a decoder's text there is decoder=)",
+    "encoder_outputs": "a capture runs the encoder too; give its input_ids or features",
     "past_key_values": "a capture runs the whole input; leave the cache out",
 }
 
@@ -123,17 +124,17 @@ class Reads:
             self._check_pixels(value)
 
     @contextmanager
-    def named_in_refusals(self, arguments: Mapping[str, Tensor], seen: Sequence[Any]) -> Iterator[None]:
-        """What the model itself refuses before any layer attended (``seen``) is an input that does not fit.
+    def named_in_refusals(self, arguments: Mapping[str, Tensor], has_begun: Callable[[], bool]) -> Iterator[None]:
+        """What the model itself refuses before any layer attends is an input that does not fit.
 
         Raises:
             InputError: with the model's own reason, what was given and what it takes.
         """
         try:
             yield
-        except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             about_shapes = not isinstance(error, RuntimeError) or SHAPES.search(str(error))
-            if seen or isinstance(error, InterpError | torch.OutOfMemoryError) or not about_shapes:
+            if has_begun() or isinstance(error, InterpError | torch.OutOfMemoryError) or not about_shapes:
                 raise
             given = ", ".join(f"{name} {list(value.shape)}" for name, value in arguments.items())
             takes = ", ".join(sorted((self.names or frozenset()) - UNUSED.keys() - {"use_cache"}))

@@ -57,7 +57,7 @@ def rows_of(
         if inputs.ndim not in (1, 2) or not is_integer(inputs):
             raise InputError(f"token ids: expected integers of shape [T] or [B, T], got {kind_of(inputs)}")
         return list(inputs.long().cpu()) if inputs.ndim == 2 and len(inputs) else [inputs.long().cpu().flatten()]
-    if not isinstance(inputs, Sequence) or len(inputs) == 0:
+    if not isinstance(inputs, Sequence) or isinstance(inputs, bytes | bytearray) or len(inputs) == 0:
         raise InputError(f"inputs: expected a text, texts, or token ids, got {inputs!r:.80}")
     conversations = conversations_of(inputs)
     if conversations is not None:

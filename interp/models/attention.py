@@ -49,6 +49,7 @@ class Recording:
     record: called with each call, as edited, and what ``attend`` returned for it, in order
     edits: what is changed on the way, one after another, after the edits in force on the model in this thread
     seen: the layers that attended, in order
+    has_begun: whether a layer's attention was entered
     is_standing: it outlives a forward run; when a layer's turn comes again, the next has begun
     """
 
@@ -57,6 +58,7 @@ class Recording:
     record: Callable[[AttentionCall, Attended], None]
     edits: Sequence[Edit] = ()
     seen: list[LayerKey] = field(default_factory=list)
+    has_begun: bool = False
     is_standing: bool = False
 
     def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ def watched(call: AttentionCall, recording: Recording) -> Tensor:
     Raises:
         RunError: NaN or infinity in what goes in or comes out.
     """
+    recording.has_begun = True
     # Of keys and values from a cache only those that are new: the others were looked at when they came.
     new = 0 if call.layer.stack == "cross" else -call.q.shape[2]
     for name, x in (("queries", call.q), ("keys", call.k[:, :, new:]), ("values", call.v[:, :, new:])):

@@ -323,9 +323,12 @@ class HookedModel:
             return set(known)
         if not isinstance(layers, Iterable) or isinstance(layers, str):
             raise InputError(f"layers: expected layers such as [0, 1] or ['encoder.0'], got {layers!r}")
-        wanted = [int(layer) if isinstance(layer, Integral) else layer for layer in layers]
+        # True is no layer, though it equals 1.
+        wanted = [
+            int(layer) if isinstance(layer, Integral) and not isinstance(layer, bool) else layer for layer in layers
+        ]
         for layer in wanted:
-            if layer not in known or isinstance(layer, bool):
+            if not isinstance(layer, int | str) or isinstance(layer, bool) or layer not in known:
                 raise InputError(f"layer {layer!r} does not exist: {self.name} has layers {named_layers(known)}")
         return set(wanted)
 
@@ -348,7 +351,7 @@ class HookedModel:
                 f"{self.name} is in training mode, where dropout changes the attention; call model.eval() first"
             )
         recording = Recording(self.host.layers, probes_of, record)
-        refusals = Reads(self.host).named_in_refusals(batch.arguments, recording.seen)
+        refusals = Reads(self.host).named_in_refusals(batch.arguments, lambda: recording.has_begun)
         with refusals, torch.no_grad(), self.host.hooked(recording):
             last = self.host.forward(batch.arguments, logits=logits)
         self.check_whole(recording.seen)

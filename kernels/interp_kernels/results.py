@@ -10,7 +10,8 @@ def value_shape(probe: P.Probe, batch: int, heads: int, queries: int, keys: int)
     if isinstance(probe, P.Received):
         return batch, heads, keys
     if isinstance(probe, P.Pooled):
-        return batch, heads, -(-queries // probe.block), -(-keys // probe.block)
+        block = max(1, probe.block)  # below 1 it is refused by attend, which may be asked later
+        return batch, heads, -(-queries // block), -(-keys // block)
     rows = () if probe.reduce == "mean" else (queries,)
     return batch, heads, *rows, *_columns(probe)
 
