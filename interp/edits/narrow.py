@@ -95,24 +95,30 @@ def with_class_bias(call: AttentionCall, heads: Sequence[int], values: Tensor, c
     if call.class_bias is not None:
         old_values, old_classes = _four_dimensional(call.class_bias)
         count = values.shape[-1]
-        values = (old_values.to(values.dtype)[..., :, None] + values[..., None, :]).flatten(-2)
         classes = old_classes * count + classes
-        values, classes = without_idle_classes(values, classes)
-    if values.shape[-1] > MAX_CLASSES:
-        raise InputError(
-            f"layer {call.layer.key}: the edits sort its keys into {values.shape[-1]} classes, at most {MAX_CLASSES} are "
-            "possible; give whole blocks as queries= and keys= rather than pairs, or put fewer edits in force at once"
-        )
+        used, classes = classes_in_use(classes, old_values.shape[-1] * count)
+        _check_classes(call, len(used))
+        old = old_values.to(values.dtype).index_select(-1, used // count)
+        values = old + values.index_select(-1, used % count)
+    _check_classes(call, values.shape[-1])
     return replace(call, class_bias=ClassBias(values, classes))
 
 
-def without_idle_classes(values: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without classes that hold no key; class 0 stays."""
+def _check_classes(call: AttentionCall, count: int) -> None:
+    if count > MAX_CLASSES:
+        raise InputError(
+            f"layer {call.layer.key}: the edits sort its keys into {count} classes, at most {MAX_CLASSES} are "
+            "possible; give whole blocks as queries= and keys= rather than pairs, or put fewer edits in force at once"
+        )
+
+
+def classes_in_use(classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Those of ``count`` classes that hold a key, class 0 among them, sorted; and each key's class as a place in these."""
     # How many there are is not known while a graph is traced.
     if torch.compiler.is_compiling():
-        return values, classes
+        return torch.arange(count, device=classes.device), classes
     used = torch.unique(torch.cat([classes.new_zeros(1), classes.flatten()]))
-    return values.index_select(-1, used), torch.searchsorted(used, classes.contiguous())
+    return used, torch.searchsorted(used, classes.contiguous())
 
 
 def index_of(heads: Sequence[int], like: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Positions:
             return self._of_mask(given, at, call.q.shape[0], end, grows=grows)
         if isinstance(given, slice):
             step = given.step or 1
-            start = 0 if given.start is None else self._absolute(given.start, end, grows=grows)
+            start = 0 if given.start is None else max(0, self._absolute(given.start, end, grows=grows))
             chosen = (at >= start) & ((at - start) % step == 0)
             if given.stop is not None:
                 chosen &= at < self._absolute(given.stop, end, grows=grows)
@@ -96,7 +96,7 @@ class Positions:
                 f"{self.what}: {position} counts from the end of the input, which moves while the model generates; "
                 "give positions from the start"
             )
-        return max(0, position + end) if position < 0 else position
+        return position + end if position < 0 else position
 
     def _of_mask(self, mask: Tensor, at: Tensor, batch: int, end: int, *, grows: bool) -> Tensor:
         shape = list(mask.shape)
@@ -114,7 +114,7 @@ def _checked(what: str, where: Any) -> tuple[int, ...] | slice | Tensor | None:
         return None
     if isinstance(where, slice):
         parts = (where.start, where.stop, where.step)
-        if not all(part is None or _is_whole(part) for part in parts) or (where.step or 1) < 1:
+        if not all(part is None or _is_whole(part) for part in parts) or (where.step is not None and where.step < 1):
             raise InputError(f"{what}: expected a slice of whole numbers with a step of at least 1, got {where}")
         return where
     if isinstance(where, Tensor):

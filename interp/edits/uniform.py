@@ -10,13 +10,13 @@ from torch import Tensor
 
 from interp.edits.edit import Edit, heads_or_layers
 from interp.edits.narrow import (
+    classes_in_use,
     compute_dtype,
     index_of,
     is_all,
     is_relative,
     row_sinks,
     with_row_sinks,
-    without_idle_classes,
 )
 from interp.models.call import AttentionCall
 from interp.models.heads import HeadSpec
@@ -93,4 +93,6 @@ def _level_classes(class_bias: ClassBias, call: AttentionCall, heads: tuple[int,
     classes = classes[(None,) * (3 - classes.ndim)].expand(-1, call.q.shape[1], -1)
     moved = classes[:, list(heads)] + values.shape[-1]
     classes = classes.index_copy(1, index_of(heads, classes), moved)
-    return ClassBias(*without_idle_classes(torch.cat([values, _level(values)], dim=-1), classes))
+    both = torch.cat([values, _level(values)], dim=-1)
+    used, classes = classes_in_use(classes, both.shape[-1])
+    return ClassBias(both.index_select(-1, used), classes)

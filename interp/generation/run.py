@@ -112,11 +112,10 @@ class Run:
         """While it lasts, the model's attention reports here, run by run."""
         model = self.model.host.inner
         with self.model.host.hooked(self.recording):
-            handles = [
-                model.register_forward_pre_hook(self._begins, with_kwargs=True),
-                model.register_forward_hook(self._ends),
-            ]
+            handles = []
             try:
+                handles.append(model.register_forward_pre_hook(self._begins, with_kwargs=True))
+                handles.append(model.register_forward_hook(self._ends))
                 yield
             finally:
                 for handle in handles:

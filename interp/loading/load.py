@@ -107,6 +107,8 @@ def _folder(
     name = str(source)
     path = DEMO_FOLDER if name == DEMO else Path(source)
     if path.is_dir():
+        if revision is not None:
+            raise InputError(f"revision {revision!r} is for hub names; {name} is a folder, taken as it is")
         folder = ModelFolder(path, name, trust_remote_code)
         folder.check()
         return folder, None

@@ -70,8 +70,10 @@ def recorded(model: nn.Module, recording: Recording) -> Iterator[None]:
         _thread.recordings = (*_thread.recordings, entry)
         yield
     finally:
-        _thread.recordings = tuple(each for each in _thread.recordings if each is not entry)
-        _give_back(configs.values(), holder)
+        try:
+            _thread.recordings = tuple(each for each in _thread.recordings if each is not entry)
+        finally:
+            _give_back(configs.values(), holder)
 
 
 def is_recording() -> bool:

@@ -176,9 +176,14 @@ def test_a_real_interrupt_signal(command: Command, bare_folder: Path):
     """Ctrl-C while the model runs: the model has its own attention back."""
     model = interp.load(bare_folder)
     model.model.model.layers[1].register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("interp.loading.load.load", lambda *_, **__: model)
-        ran = command("scan", "whatever", *FEW, "-q", "--out", "out")
+    # Processes that a script starts in the background ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("interp.loading.load.load", lambda *_, **__: model)
+            ran = command("scan", "whatever", *FEW, "-q", "--out", "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ran.code == 130
     assert model.model.config._attn_implementation == "sdpa"
 

@@ -323,3 +323,10 @@ def test_code_that_does_not_run_says_so(own_code: tuple[Path, Path]):
     (folder / "modeling_own.py").write_text("from transformers import LlamaConfig as OwnConfig\nraise_here = = 1")
     with pytest.raises(InputError, match=rf"{folder}.* cannot be"):
         interp.load(folder, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("source", ["demo", "folder"])
+def test_a_revision_of_a_folder_is_refused(source: str, model_folder: Path):
+    given = str(model_folder) if source == "folder" else source
+    with pytest.raises(InputError, match=r"revision 'main' is for hub names; .* is a folder"):
+        interp.load(given, revision="main")
