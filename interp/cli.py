@@ -63,11 +63,12 @@ def scan(
       interp scan ./my-model --detectors induction,previous_token --json
     """
     from interp.heads.registry import chosen
+    from interp.inputs.textfile import read_text
     from interp.store import check_folder
 
     names = [name.strip() for name in detectors.split(",") if name.strip()]
     chosen(names)
-    content = None if text is None else _read_text(text)
+    content = None if text is None else read_text(text, "--text")
     folder = out if out is not None else Path("interp-scans") / _slug(model)
     check_folder(folder, overwrite=overwrite)
 
@@ -168,22 +169,6 @@ def _loading_bar(is_shown: bool) -> Iterator[None]:
     finally:
         if was_shown:
             logging.enable_progress_bar()
-
-
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise InputError(f"--text {path} is a folder; give a text file")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"--text {path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"--text {path} is not UTF-8 text (byte {error.start}); convert it first") from None
-    except OSError as error:
-        raise InputError(f"--text {path} cannot be read: {error.strerror}") from None
-    if not content.strip():
-        raise InputError(f"--text {path} is empty; give a text with at least one word")
-    return content
 
 
 def _slug(model: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,6 +102,10 @@ class Pairs:
 
     @classmethod
     def of(cls, pairs: Any) -> Pairs:
+        if isinstance(pairs, Tensor | np.ndarray):
+            pairs = pairs.tolist()
+        if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+            raise InputError(f"cut: expected pairs of positions such as [(5, 0), (6, 1)], got {pairs!r:.60}")
         listed = [tuple(pair) if isinstance(pair, Iterable) else pair for pair in pairs]
         cut_from: defaultdict[int, set[int]] = defaultdict(set)
         for pair in listed:
@@ -170,4 +176,4 @@ def _hiding(hidden: Tensor, like: Tensor) -> Tensor:
 
 
 def _is_position(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -120,6 +121,9 @@ def heads_or_layers(name: str, heads: tuple[HeadSpec, ...], layers: Iterable[Lay
     Raises:
         InputError: neither is given.
     """
+    first: Any = heads[0] if len(heads) == 1 else None
+    if isinstance(first, list | set):  # ablate(["L5H1", "L5H2"])
+        heads = tuple(first)
     if heads:
         return heads[0] if heads == ("all",) else heads
     if layers is None:
@@ -136,7 +140,8 @@ def checked_number(what: str, value: float, low: float = -math.inf, high: float 
     Raises:
         InputError: it is no finite number, or not in [low, high].
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high:
         expected = "a finite number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
         raise InputError(f"{what}: expected {expected}, got {value!r}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,6 +118,8 @@ def _checked(what: str, where: Any) -> tuple[int, ...] | slice | Tensor | None:
         if not all(part is None or _is_whole(part) for part in parts) or (where.step is not None and where.step < 1):
             raise InputError(f"{what}: expected a slice of whole numbers with a step of at least 1, got {where}")
         return where
+    if isinstance(where, np.ndarray) and where.dtype.kind in "iub":
+        where = torch.from_numpy(where)
     if isinstance(where, Tensor):
         return _checked_tensor(what, where)
     if _is_whole(where):

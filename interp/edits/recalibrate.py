@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -16,7 +16,6 @@ from interp.edits.positions import Positions, Where
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp.models.layers import LayerKey
-from interp_kernels import KeyMass
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -37,7 +36,7 @@ def recalibrate(
     Rows sum to what they did. A row without mass on other keys is left alone. Calibration of hidden sinks in ACT (Yu et al.,
     arXiv 2406.15765), whose factor is 0.4, of chosen heads, with the columns of ``hidden_sinks``.
 
-    Cost: one pass more over the chosen heads, without their values.
+    Cost: two passes more over the chosen heads, without their values.
 
     Args:
         keys: see ``Where``; or what ``hidden_sinks`` found, columns of each head.
@@ -75,7 +74,8 @@ class Recalibration(Edit):
     which together make 1), the new sum is f S_i / c_i + U_i + K_i / c_i = (f S_i + K_i + U_i + (1 - f) S_i) / c_i = 1 / c_i.
     Divided by it, keys in F have f P_ij, the others c_i P_ij, the sink K_i.
 
-    S_i and U_i are summed by themselves, so that ln c_i = ln(1 + (1 - f) S_i / U_i) is as exact near 0 as far from it.
+    ln c_i = ln(1 + (1 - f) S_i / U_i), where S_i / U_i = exp(L_i - M_i) with L_i and M_i the log-sum-exps of the keys in F and of
+    the others, each from a pass over them alone: no mass is too small, and ln c_i is as exact near 0 as far from it.
     """
 
     name = "recalibrate"
@@ -103,23 +103,26 @@ class Recalibration(Edit):
 
     def edited_call(self, call: AttentionCall, heads: tuple[int, ...]) -> AttentionCall:
         flagged = self._flagged(call, heads)
-        share, kept = self._masses(call, heads, flagged)
-        gain = torch.logaddexp(_ln(1 - self.factor) + share.log() - kept.log(), torch.zeros_like(share))  # ln c_i
-        gain = torch.where((share > 0) & (kept > 0), gain, 0.0)
-        on_flagged = torch.where(kept > 0, _ln(self.factor) - gain, 0.0)
+        share, kept = self._log_masses(call, heads, flagged)
+        gain = torch.logaddexp(_ln(1 - self.factor) + share - kept, torch.zeros_like(share))  # ln c_i
+        has_both = (share > -torch.inf) & (kept > -torch.inf)
+        gain = torch.where(has_both, gain, 0.0)
+        on_flagged = torch.where(kept > -torch.inf, _ln(self.factor) - gain, 0.0)
         edited = with_class_bias(
             call, heads, torch.stack([torch.zeros_like(on_flagged), on_flagged], dim=-1), flagged.long()
         )
         # Without sinks there is none to lower.
         return edited if call.sinks is None else with_row_sinks(edited, heads, row_sinks(call, heads) - gain)
 
-    def _masses(self, call: AttentionCall, heads: tuple[int, ...], flagged: Tensor) -> tuple[Tensor, Tensor]:
-        """S_i and U_i, [B, n, Tq] each."""
-        weights = torch.stack([flagged, ~flagged], dim=-1).to(compute_dtype(call.q))
-        weights = weights.expand(call.q.shape[0], len(heads), -1, -1)
+    def _log_masses(self, call: AttentionCall, heads: tuple[int, ...], flagged: Tensor) -> tuple[Tensor, Tensor]:
+        """ln of sum_j exp(s_ij) over the keys in F, and over the others, [B, n, Tq] each."""
+        alone = replace(of_heads(call, heads), sinks=None)
+        rows = torch.zeros(1, 1, call.q.shape[2], 2, dtype=compute_dtype(call.q), device=call.q.device)
+        hidden = [rows.index_fill(-1, torch.tensor([each], device=rows.device), -torch.inf) for each in (0, 1)]
         with torch.no_grad():
-            stats = of_heads(call, heads).attend([KeyMass(weights)]).stats
-        share, kept = stats["key_mass"].unbind(-1)
+            share, kept = (
+                with_class_bias(alone, range(len(heads)), values, flagged.long()).attend().lse for values in hidden
+            )
         return share, kept
 
     def _flagged(self, call: AttentionCall, heads: tuple[int, ...]) -> Tensor:

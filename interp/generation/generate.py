@@ -60,8 +60,8 @@ def generate(
     check_generates(model)
     if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise InputError(f"max_new_tokens: expected an integer of at least 1, got {max_new_tokens!r}")
-    if type(seed) is not int or seed < 0:
-        raise InputError(f"seed: expected an integer of at least 0, got {seed!r}")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise InputError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r}")
     wanted = model.wanted_layers(layers)
     fixed = None if callable(probes) else probes_of_names(probes)
     if fixed is not None:
@@ -113,10 +113,7 @@ def check_generates(model: HookedModel) -> None:
             f"{own.__name__} generates in a way of its own (its class replaces transformers' generate), which is not "
             "supported; capture its forward runs instead"
         )
-    if model.host.model.training:
-        raise InputError(
-            f"{model.name} is in training mode, where dropout changes the attention; call model.eval() first"
-        )
+    model.check_ready()
 
 
 def _prefill_probes(asked: Probes | Literal["same"], fixed: list[ik.Probe] | None) -> list[ik.Probe]:

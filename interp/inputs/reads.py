@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ UNUSED = {
     "encoder_outputs": "a capture runs the encoder too; give its input_ids or features",
     "past_key_values": "a capture runs the whole input; leave the cache out",
 }
+
+LIBRARIES = {"transformers", "torch", "transformer_lens"}
 
 SHAPES = re.compile(r"size|shape|dimension|channel", re.IGNORECASE)
 """Of torch's RuntimeErrors, those that speak of what was given."""
@@ -125,7 +128,9 @@ class Reads:
 
     @contextmanager
     def named_in_refusals(self, arguments: Mapping[str, Tensor], has_begun: Callable[[], bool]) -> Iterator[None]:
-        """What the model itself refuses before any layer attends is an input that does not fit.
+        """What the model's own code refuses is an input that does not fit: before any layer attends, or for want of another.
+
+        A hook of the user's, a probe and an edit raise what they raise.
 
         Raises:
             InputError: with the model's own reason, what was given and what it takes.
@@ -134,13 +139,16 @@ class Reads:
             yield
         except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             about_shapes = not isinstance(error, RuntimeError) or SHAPES.search(str(error))
-            if has_begun() or isinstance(error, InterpError | torch.OutOfMemoryError) or not about_shapes:
+            is_refusal = about_shapes and not isinstance(error, InterpError | torch.OutOfMemoryError)
+            # Later, as of a model with two towers after the first of them, only what speaks of something that is missing.
+            is_missing = "NoneType" in str(error) or "have to specify" in str(error)
+            if not is_refusal or not _is_from_library(error) or (has_begun() and not is_missing):
                 raise
             given = ", ".join(f"{name} {list(value.shape)}" for name, value in arguments.items())
             takes = ", ".join(sorted((self.names or frozenset()) - UNUSED.keys() - {"use_cache"}))
             raise InputError(
-                f"{self.name} cannot begin with these inputs ({given}): {str(error).splitlines()[0]}"
-                + (f"; its forward takes {takes}" if takes else "")
+                f"{self.name} cannot {'go on' if has_begun() else 'begin'} with these inputs ({given}): "
+                f"{str(error).splitlines()[0]}" + (f"; its forward takes {takes}" if takes else "")
             ) from error
 
     def _check_pixels(self, value: Tensor) -> None:
@@ -195,3 +203,10 @@ class Reads:
 def _named(model: Any) -> list[str]:
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return [name for name, p in inspect.signature(model.forward).parameters.items() if p.kind not in variable]
+
+
+def _is_from_library(error: BaseException) -> bool:
+    """Whether the error was raised in the code of transformers, torch or TransformerLens."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""
+    return module.split(".")[0] in LIBRARIES

@@ -346,10 +346,7 @@ class HookedModel:
             InputError: the model is in training mode, or has no logits to give.
             RunError: NaN or infinity; or a stack of layers that ran did not run whole.
         """
-        if self.model.training:
-            raise InputError(
-                f"{self.name} is in training mode, where dropout changes the attention; call model.eval() first"
-            )
+        self.check_ready()
         recording = Recording(self.host.layers, probes_of, record)
         refusals = Reads(self.host).named_in_refusals(batch.arguments, lambda: recording.has_begun)
         with refusals, torch.no_grad(), self.host.hooked(recording):
@@ -362,6 +359,22 @@ class HookedModel:
                 f"{self.dtype} is wide enough"
             )
         return last
+
+    def check_ready(self) -> None:
+        """Refuse to run a model whose numbers would not be its own.
+
+        Raises:
+            InputError: it is in training mode, or autocast is on.
+        """
+        if self.model.training:
+            raise InputError(
+                f"{self.name} is in training mode, where dropout changes the attention; call model.eval() first"
+            )
+        if torch.is_autocast_enabled(self.device.type):
+            raise InputError(
+                "torch.autocast is on, which gives queries, keys and values different dtypes; leave its context, and load the "
+                "model in the dtype that you want (dtype=)"
+            )
 
     def checked(self, inputs: Inputs | Batch, *, beyond_context: bool) -> Batch:
         """``inputs`` as a batch that the model can run, no longer than it allows."""

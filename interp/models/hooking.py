@@ -99,6 +99,22 @@ def recording_of(module: nn.Module) -> Recording | None:
     return None
 
 
+def check_named(model: nn.Module) -> None:
+    """Refuse a run that would be neither recorded nor edited, as another attention was named since.
+
+    Raises:
+        RunError: a configuration of the model, which a thread holds, no longer names our attention.
+    """
+    with _lock:
+        for module in model.modules():
+            held = _held.get(id(module.config)) if isinstance(module, PreTrainedModel) else None
+            if held is not None and held.config._attn_implementation_internal != IMPLEMENTATION:
+                raise RunError(
+                    f"the model's attention was set to {held.config._attn_implementation_internal!r} while it is edited, so that "
+                    "the edits would not apply; set it before the context, or leave it as it is"
+                )
+
+
 def own_attention(module: nn.Module) -> Callable[..., Any]:
     """The attention function that ``module`` would call if no thread recorded its model.
 

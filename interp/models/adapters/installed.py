@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,23 +15,9 @@ from interp.models.arguments import attention_call
 from interp.models.attention import watched
 from interp.models.hooking import IMPLEMENTATION, recording_of
 from interp.models.layers import LayersOf
+from interp.models.replacing import Replacement, replaced
 from interp.models.support import Unwatched
 from interp_kernels import Mask
-
-
-@dataclass
-class _Held:
-    """A module whose method is replaced: what its own dictionary held under that name, and for how many."""
-
-    module: nn.Module
-    method: str
-    before: Any
-    holders: set[object] = field(default_factory=set)
-
-
-_ABSENT = object()
-_held: dict[int, _Held] = {}
-_lock = threading.RLock()
 
 
 @contextmanager
@@ -43,18 +27,12 @@ def adapted(layers: LayersOf, unwatched: Iterable[Unwatched]) -> Iterator[None]:
     Both only in threads that record the model; elsewhere the modules run as always. Several threads, and one within another,
     may hold the same model: the last gives it back.
     """
-    holder = object()
-    replaced = {module: adapter for module in layers if (adapter := adapter_of(type(module))) is not None}
+    adapters = {module: adapter for module in layers if (adapter := adapter_of(type(module))) is not None}
     first = next(iter(layers))
-    try:
-        for module, adapter in replaced.items():
-            _take(module, adapter.method, _stand_in(module, adapter), holder)
-        for each in unwatched:
-            _take(each.module, "forward", _refusal(each, first), holder)
+    stand_ins = [Replacement(module, each.method, _stand_in(module, each)) for module, each in adapters.items()]
+    refusals = [Replacement(each.module, "forward", _refusal(each, first)) for each in unwatched]
+    with replaced([*stand_ins, *refusals]):
         yield
-    finally:
-        for module in (*replaced, *(each.module for each in unwatched)):
-            _give_back(module, holder)
 
 
 def _stand_in(module: Any, adapter: Adapter) -> Any:
@@ -103,26 +81,3 @@ def _refusal(unwatched: Unwatched, member: nn.Module) -> Any:
         )
 
     return run
-
-
-def _take(module: nn.Module, method: str, replacement: Any, holder: object) -> None:
-    with _lock:
-        held = _held.get(id(module))
-        if held is None:
-            held = _held[id(module)] = _Held(module, method, vars(module).get(method, _ABSENT))
-            setattr(module, method, replacement)
-        held.holders.add(holder)
-
-
-def _give_back(module: nn.Module, holder: object) -> None:
-    with _lock:
-        held = _held.get(id(module))
-        if held is None:
-            return
-        held.holders.discard(holder)
-        if not held.holders:
-            del _held[id(module)]
-            if held.before is _ABSENT:
-                delattr(module, held.method)
-            else:
-                setattr(module, held.method, held.before)
