@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from torch import Tensor
 from interp.captures.capture import Capture, MeasuredLayer
 from interp.captures.contributions import Projections, contributions, norms, written_norms
 from interp.captures.extras import Extras
-from interp.captures.lengths import check_probes_fit, lengths
-from interp.captures.memory import LayerSize, needs_of
+from interp.captures.lengths import check_probes_fit
+from interp.captures.memory import layer_sizes, layers_of, needs_of
 from interp.captures.sides import sides_of, tokens_of_batch
 from interp.captures.statistic import Statistic, probes_of_names, statistics_of
 from interp.edits.narrow import of_heads
@@ -23,7 +23,7 @@ from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.call import AttentionCall
 from interp.models.heads import HeadSpec, head_counts, parse_heads
-from interp.models.layers import AttentionLayer, LayerKey
+from interp.models.layers import LayerKey
 from interp_kernels import Attended, AttentionMap, KeyMass, Mask, Probe, Received
 
 if TYPE_CHECKING:
@@ -132,14 +132,19 @@ def capture(
         layers = list(chosen_heads)
     wanted = model.wanted_layers(layers)
     chosen = probes_of_names(probes)
-    statistics = _statistics(chosen, extras)
     batch = model.checked(inputs, beyond_context=beyond_context)
     stacks = {layer.stack for served in model.host.layers.values() for layer in served}
-    check_probes_fit(chosen, batch, {layer.stack for layer in _layers(model, wanted)})
+    check_probes_fit(chosen, batch, {layer.stack for layer in layers_of(model, wanted)})
     needs = needs_of(
-        chosen, _sizes(model, wanted, chosen_heads, batch), batch, model.dtype, model.device, _beside(model, extras)
+        chosen,
+        layer_sizes(model, wanted, chosen_heads, batch),
+        batch,
+        model.dtype,
+        model.device,
+        _beside(model, extras),
     )
     needs.check()
+    statistics = _statistics(chosen, extras)
     queries_kept = {stack: batch.queries_kept(stack) for stack in stacks}
     run = _Run(
         layers=wanted,
@@ -178,23 +183,6 @@ def capture(
     )
 
 
-def _layers(model: HookedModel, wanted: Container[LayerKey]) -> list[AttentionLayer]:
-    return [layer for served in model.host.layers.values() for layer in served if layer.key in wanted]
-
-
-def _sizes(
-    model: HookedModel, wanted: Container[LayerKey], heads: Mapping[LayerKey, tuple[int, ...]], batch: Batch
-) -> list[LayerSize]:
-    """The measured layers, as far as the batch tells how long they are."""
-    sizes = []
-    for layer in _layers(model, wanted):
-        found = lengths(batch, layer.stack)
-        if found is not None:
-            kept = len(heads[layer.key]) if layer.key in heads else layer.heads or model.shape.heads
-            sizes.append(LayerSize(kept, *found))
-    return sizes
-
-
 def _beside(model: HookedModel, extras: Extras) -> dict[str, int]:
     """Numbers that are kept for each head and query beside the probes."""
     width = getattr(model.host.config.get_text_config(), "hidden_size", 0)
@@ -222,7 +210,7 @@ def maps(
     shape, width = model.shape, _width_of_head(model)
     # Of each query head its queries and log-sum-exp, of each KV head its keys and values.
     held = {"maps": width + 1 + round(2 * width * shape.kv_heads / shape.heads)}
-    needs = needs_of([], _sizes(model, wanted, {}, batch), batch, model.dtype, model.device, held)
+    needs = needs_of([], layer_sizes(model, wanted, {}, batch), batch, model.dtype, model.device, held)
     needs.check()
     with needs.explained():
         model.run(batch, lambda call: (), record, logits=False)

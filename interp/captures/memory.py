@@ -6,19 +6,25 @@ Only what interp keeps is counted: statistics and what is kept beside them. The 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from interp.captures.lengths import lengths
 from interp.errors import InputError, RunError
 from interp.inputs.batch import Batch
+from interp.models.layers import AttentionLayer, LayerKey
 from interp.sizes import readable
 from interp_kernels import Pooled, Probe, Received
 from interp_kernels.results import value_shape
+
+if TYPE_CHECKING:
+    from interp.models.hooked import HookedModel
 
 INDEX = 8
 """Bytes of an index; a value has 4, 8 of a model in float64."""
@@ -126,6 +132,24 @@ def needs_of(
     }
     averaged = sum(_bytes(probe, layers, rows, size) for probe in averages) + sum(kept.values())
     return Needs(parts | kept, len(layers), rows, batch.tokens, averaged, device)
+
+
+def layers_of(model: HookedModel, wanted: Container[LayerKey]) -> list[AttentionLayer]:
+    """The layers of these keys, in the model's order."""
+    return [layer for served in model.host.layers.values() for layer in served if layer.key in wanted]
+
+
+def layer_sizes(
+    model: HookedModel, wanted: Container[LayerKey], heads: Mapping[LayerKey, tuple[int, ...]], batch: Batch
+) -> list[LayerSize]:
+    """The measured layers, as far as the batch tells how long they are. heads: of those where not all are kept."""
+    sizes = []
+    for layer in layers_of(model, wanted):
+        found = lengths(batch, layer.stack)
+        if found is not None:
+            kept = len(heads[layer.key]) if layer.key in heads else layer.heads or model.shape.heads
+            sizes.append(LayerSize(kept, *found))
+    return sizes
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -23,6 +23,7 @@ import interp_kernels as ik
 from interp.captures.statistic import probes_of_names
 from interp.errors import InputError, RunError
 from interp.generation.captures import put_together
+from interp.generation.needs import needs_of_generation
 from interp.generation.result import Generation
 from interp.generation.run import Run
 from interp.generation.settings import end_ids, generation_config, used_settings
@@ -75,8 +76,10 @@ def generate(
     bar = tqdm(total=max_new_tokens, unit="token", desc=f"generate {model.name}", disable=not progress)
     run = Run(model, batch, wanted, fixed, probes if fixed is None else None, before, ends, criteria, bar)
     run.check_first_step()
+    needs = needs_of_generation(model, batch, wanted, before, fixed, max_new_tokens)
+    needs.check()
     arguments = {**batch.arguments, **({"attention_mask": batch.keep.long()} if batch.keep is not None else {})}
-    with bar, torch.no_grad(), _seeded(model.device, seed if do_sample else None), run.watching():
+    with needs.explained(), bar, torch.no_grad(), _seeded(model.device, seed if do_sample else None), run.watching():
         # Not model.generate: some classes wrap theirs in rules of their own (Whisper's long recordings).
         made = PLAIN(
             model.host.inner,

@@ -71,6 +71,11 @@ def test_results_that_cannot_fit_are_refused_before_the_run(own_model):
     assert float(found[1].replace(",", "")) == pytest.approx(LAYERS * 2 * HEADS * 40 * 4 * 10**12 / 1e9)
 
 
+def test_a_probe_of_absurd_size_is_refused(own_model):
+    with pytest.raises(InputError, match=r"the results need [\d,.]+ \w+ \(top_k"):
+        interp.load(own_model("llama")).capture(IDS, [interp.TopK(10**13)])
+
+
 def test_averages_that_would_fit_are_named():
     needs = needs_of([interp.Entropy()], [LayerSize(32, 10**9, 10**9)] * 100, Batch(IDS, None), torch.float32, CPU)
     with pytest.raises(InputError, match=r"the results need 25,600\.0 GB .*reduce='mean' on each probe \(26 kB\)"):
