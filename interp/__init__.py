@@ -16,7 +16,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp import causal as causal
     from interp import edits as edits
+    from interp import flow as flow
+    from interp import heads as heads
     from interp.bridges.dense import DenseLayerWarning
     from interp.captures.capture import Capture
     from interp.generation.result import Generation
@@ -84,7 +87,7 @@ _HOMES = {
 """Where each name lives; those that are not here live in interp_kernels."""
 
 
-_NAMESPACES = ("edits",)
+_NAMESPACES = ("causal", "edits", "flow", "heads")
 """Packages that are reached as ``interp.<name>``."""
 
 

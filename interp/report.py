@@ -132,11 +132,17 @@ def _section(scores: HeadScores, detector: str) -> str:
 {described}
 <figure>
 <div class="scroll">{figure}</div>
-<figcaption>Each cell is a head: row = layer (0 at the top), column = query head. Colour = score from 0 (dark) to 1 (bright),
-the same range in every grid. A frame marks heads above the threshold of {table["threshold"].iloc[0]:g}. Chance level
+<figcaption>Each cell is a head: row = layer (0 at the top), column = query head. Colour = score from {_range(scores, detector)},
+the same range for every model. A frame marks heads above the threshold of {table["threshold"].iloc[0]:g}. Chance level
 {level}. Hover for the numbers. Measured on {escape(given)}.</figcaption>
 </figure>
 </section>"""
+
+
+def _range(scores: HeadScores, detector: str) -> str:
+    low, high = scores.range(detector)
+    ends = ("blue", "red") if low < 0 < high else ("dark", "bright")
+    return f"{low:g} ({ends[0]}) to {high:g} ({ends[1]})"
 
 
 def _left_out(scores: HeadScores) -> str:

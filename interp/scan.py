@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.errors import InputError
-from interp.heads.detector import Detector
-from interp.heads.registry import chosen
+from interp.heads.detector import Detector, ProbeDetector, RunDetector, Setting
+from interp.heads.registry import STANDARD, Wanted, as_list, chosen
 from interp.heads.samples import Samples, Sequences, Source
 from interp.inputs.batch import Batch
 from interp.inputs.tokens import special_around, tokenise
@@ -25,7 +25,7 @@ BATCH_TOKENS = 8192
 
 def scan(
     model: HookedModel,
-    detectors: str | Iterable[str] = "standard",
+    detectors: Wanted = STANDARD,
     *,
     text: str | None = None,
     window: int | None = None,
@@ -41,7 +41,8 @@ def scan(
     on the same input.
 
     Args:
-        detectors: "standard" (all that the model and the input allow), or names; see ``interp.detectors()``.
+        detectors: "standard" (all that need forward runs only and that the model and the input allow), names (see
+            ``interp.detectors()``), or detectors with options of their own.
         text: what the detectors that read text are measured on; without it, or without a tokenizer, random tokens.
         window: cut the text into windows of so many positions; without it the text is one sequence.
         samples: how many random sequences to draw.
@@ -55,25 +56,34 @@ def scan(
     """
     check_options(text, window, samples, seed)
     _check_readable(model)
-    names = [detectors] if isinstance(detectors, str) else list(detectors)
-    wanted, left_out = _fitting(model, names, text, window)
-    source = _source(model, text, window, samples, seed, beyond_context)
-    groups: dict[Samples, list[Detector]] = {}
-    for detector in wanted:
+    wanted, left_out = _fitting(model, as_list(detectors), text, window)
+    by_probes = [detector for detector in wanted if isinstance(detector, ProbeDetector)]
+    # What runs by itself cuts the text as it needs.
+    source = _source(model, text if by_probes else None, window, samples, seed, beyond_context)
+    groups: dict[Samples, list[ProbeDetector]] = {}
+    for detector in by_probes:
         groups.setdefault(detector.samples(), []).append(detector)
     made = {recipe: _made(recipe, source, members) for recipe, members in groups.items()}
 
     measured = {detector.name: Measured([], []) for detector in wanted}
     total = sum(ids.numel() for sequences in made.values() for ids in sequences.ids)
-    with tqdm(total=total, unit="token", desc=f"scan {model.name}", disable=not progress) as bar:
+    with tqdm(total=total, unit="token", desc=f"scan {model.name}", disable=not (progress and total)) as bar:
         for recipe, members in groups.items():
             for ids in _batches(made[recipe].ids):
                 _measure(model, members, ids, made[recipe].prefix, measured, beyond_context)
                 bar.update(ids.numel())
+    inputs = {d.name: made[recipe].described for recipe, members in groups.items() for d in members}
+    setting = Setting(text, window, samples, seed, beyond_context, progress)
+    for detector in wanted:
+        if isinstance(detector, RunDetector):
+            scored = detector.measure(model, setting)
+            measured[detector.name].add(scored.scores.double().cpu(), scored.chance.double().cpu())
+            inputs[detector.name] = scored.described
     settings = {
         "detectors": [detector.name for detector in wanted],
         "left_out": left_out,
-        "inputs": {d.name: made[recipe].described for recipe, members in groups.items() for d in members},
+        "inputs": {detector.name: inputs[detector.name] for detector in wanted},
+        "ranges": {detector.name: [detector.low, detector.high] for detector in wanted},
         "text_tokens": None if source.text is None else source.text.numel(),
         "window": window,
         "samples": samples,
@@ -108,35 +118,39 @@ def _check_readable(model: HookedModel) -> None:
 
 
 def _fitting(
-    model: HookedModel, names: list[str], text: str | None, window: int | None
+    model: HookedModel, given: list[str | Detector], text: str | None, window: int | None
 ) -> tuple[list[Detector], dict[str, str]]:
     """The detectors to run; those that do not fit are left out of "standard" with the reason, and refused by name."""
-    standard = names == ["standard"]
+    named = {each if isinstance(each, str) else each.name for each in given}
     wanted, left_out = [], {}
-    for detector in chosen(names):
-        reason = None
-        if detector.is_causal and not model.shape.is_causal:
-            reason = f"it is defined for heads that look back only, and {model.name} sees both ways"
-        elif model.shape.context is not None and model.shape.context < detector.positions:
-            reason = (
-                f"it needs {detector.positions} positions, and the context of {model.name} is {model.shape.context}"
-            )
-        elif window is not None and window < detector.positions:
-            reason = f"it needs {detector.positions} positions, and windows of {window} are asked for"
-        elif detector.needs_text and text is None:
-            reason = "it needs a text; give text= (--text)"
-        elif detector.needs_text and model.tokenizer is None:
-            reason = f"it needs a text, and {model.name} has no tokenizer"
+    for detector in chosen(given):
+        reason = _why_not(detector, model, text, window)
         if reason is None:
             wanted.append(detector)
-        elif standard:
+        elif detector.name not in named:
             left_out[detector.name] = reason
         else:
             raise InputError(f"detector {detector.name!r} cannot be run: {reason}")
     return wanted, left_out
 
 
-def _made(recipe: Samples, source: Source, members: Sequence[Detector]) -> Sequences:
+def _why_not(detector: Detector, model: HookedModel, text: str | None, window: int | None) -> str | None:
+    """Why a detector cannot be measured, None where it can."""
+    context = model.shape.context
+    if detector.is_causal and not model.shape.is_causal:
+        return f"it is defined for heads that look back only, and {model.name} sees both ways"
+    if context is not None and context < detector.positions:
+        return f"it needs {detector.positions} positions, and the context of {model.name} is {context}"
+    if window is not None and window < detector.positions:
+        return f"it needs {detector.positions} positions, and windows of {window} are asked for"
+    if detector.needs_text and text is None:
+        return "it needs a text; give text= (--text)"
+    if detector.needs_text and model.tokenizer is None:
+        return f"it needs a text, and {model.name} has no tokenizer"
+    return detector.unfit(model)
+
+
+def _made(recipe: Samples, source: Source, members: Sequence[ProbeDetector]) -> Sequences:
     try:
         made = recipe.make(source)
     except InputError as error:
@@ -203,7 +217,7 @@ def _batches(sequences: Sequence[Tensor]) -> Iterator[Tensor]:
 
 def _measure(
     model: HookedModel,
-    members: Sequence[Detector],
+    members: Sequence[ProbeDetector],
     ids: Tensor,
     prefix: int,
     measured: dict[str, Measured],

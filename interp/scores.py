@@ -72,12 +72,14 @@ class HeadScores:
         for detector in detectors:
             scores = torch.cat(measured[detector.name].scores).numpy()  # [S, L, H]
             chance = torch.cat(measured[detector.name].chance).numpy()  # [S, L]
-            # A sample on which the score is not defined (no earlier copy in that window) is left out everywhere.
-            valid = ~np.isnan(scores[:, 0, 0])
-            scores, chance = scores[valid], chance[valid]
-            count, _, heads = scores.shape
-            mean = scores.mean(axis=0)
-            error = scores.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.full_like(mean, np.nan)
+            # A sample on which the score is not defined (no earlier copy in that window) is left out.
+            defined = ~np.isnan(scores)
+            count = defined.sum(axis=0)  # [L, H]
+            mean = _over(np.where(defined, scores, 0).sum(axis=0), count)
+            spread = np.where(defined, (scores - mean) ** 2, 0).sum(axis=0)
+            known = ~np.isnan(chance) & defined.any(axis=2)
+            level = _over(np.where(known, chance, 0).sum(axis=0), known.sum(axis=0))
+            heads = mean.shape[1]
             layer, head = np.meshgrid(np.array(layers), np.arange(heads), indexing="ij")
             parts.append(
                 pd.DataFrame(
@@ -86,12 +88,12 @@ class HeadScores:
                         "head": head.ravel(),
                         "detector": detector.name,
                         "score": mean.ravel(),
-                        "stderr": error.ravel(),
-                        "chance": np.repeat(chance.mean(axis=0), heads),
+                        "stderr": np.sqrt(_over(spread, count * (count - 1))).ravel(),
+                        "chance": np.repeat(level, heads),
                         "threshold": detector.threshold,
                         "is_above": (mean > detector.threshold).ravel(),
-                        "samples": count,
-                        "share_above": (scores > detector.threshold).mean(axis=0).ravel(),
+                        "samples": count.ravel(),
+                        "share_above": _over((scores > detector.threshold).sum(axis=0), count).ravel(),
                     }
                 )
             )
@@ -117,6 +119,11 @@ class HeadScores:
         """One column of one detector as [layers, heads]."""
         rows = self.of(detector)
         return rows.pivot(index="layer", columns="head", values=column).to_numpy()
+
+    def range(self, detector: str) -> tuple[float, float]:
+        """What the detector's score runs between, for colours: [0, 1] where it is not said."""
+        low, high = self.settings.get("ranges", {}).get(detector, (0.0, 1.0))
+        return float(low), float(high)
 
     def plot(self, detector: str) -> go.Figure:
         """Layer x head grid of one detector as a Plotly figure."""
@@ -146,3 +153,8 @@ class HeadScores:
     def _repr_html_(self) -> str:
         strongest = pd.concat([self.of(detector).head(3) for detector in self.detectors], ignore_index=True)
         return strongest.to_html(index=False, float_format=lambda x: f"{x:.3f}", escape=True)
+
+
+def _over(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """total / count, NaN where there is nothing to count."""
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)

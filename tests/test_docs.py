@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def _id(page: Path) -> str:
-    return page.name
+    return str(page.relative_to(ROOT / "docs"))
 
 
 def test_there_are_pages() -> None:

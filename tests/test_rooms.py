@@ -189,4 +189,4 @@ def test_unknown_names_are_refused():
 
 
 def test_names_are_offered_for_completion():
-    assert dir(interp) == sorted([*interp.__all__, "edits"])
+    assert dir(interp) == sorted([*interp.__all__, "causal", "edits", "flow", "heads"])

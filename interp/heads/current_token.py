@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from interp.heads.detector import Detector
+from interp.heads.detector import ProbeDetector
 from interp.heads.samples import Windows
 from interp_kernels import OffsetMass, Probe
 
 
 @dataclass(frozen=True)
-class CurrentToken(Detector):
+class CurrentToken(ProbeDetector):
     """Mean over all queries of A[i, i], in [0, 1]. The first query, which sees only itself, counts with 1.
 
     Source: TransformerLens' demonstration notebook; the threshold is the one of ARENA's exercises.

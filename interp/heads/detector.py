@@ -1,22 +1,28 @@
-"""What a detector is: a behaviour, the input that shows it, the probes that measure it, and its score."""
+"""What a detector is: a behaviour, the input that shows it, what measures it, and its score.
+
+Most are scored by probes on sequences of tokens (``ProbeDetector``): those with equal inputs share their forward runs. What
+generates, differentiates, or reads weights alone runs by itself (``RunDetector``).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from interp.heads.samples import Samples
 from interp_kernels import Probe
 
+if TYPE_CHECKING:
+    from interp.models.hooked import HookedModel
+
 
 @dataclass(frozen=True)
 class Detector(ABC):
-    """A behaviour of attention heads and how to score it.
-
-    Subclass it in a file of its own, give the fields their values, and add it to ``interp.heads.registry``.
+    """A behaviour of attention heads and how to score it. Derive from ``ProbeDetector`` or ``RunDetector``.
 
     name              key in tables and on the command line
     definition        the score in words and symbols, for people
@@ -26,6 +32,7 @@ class Detector(ABC):
     needs_text        there is no score without a text
     is_causal         defined for heads that look back only
     positions         the shortest context that it can be measured in
+    low, high         what the score runs between: the range of colours, the same for every model
     """
 
     name: str
@@ -36,8 +43,24 @@ class Detector(ABC):
     needs_text: bool = False
     is_causal: bool = True
     positions: int = 2
+    low: float = 0.0
+    high: float = 1.0
 
-    def check(self, ids: list[Tensor]) -> None:  # noqa: B027 - most detectors have nothing to refuse
+    @property
+    def is_standard(self) -> bool:
+        """Whether "standard" names it: forward runs over tokens are all that it needs."""
+        return isinstance(self, ProbeDetector)
+
+    def unfit(self, model: HookedModel) -> str | None:
+        """Why it cannot be measured on ``model``, said before anything is run; None where it can."""
+        return None
+
+
+@dataclass(frozen=True)
+class ProbeDetector(Detector):
+    """A detector that is scored by probes on sequences of tokens."""
+
+    def check(self, ids: list[Tensor]) -> None:
         """Refuse sequences on which the score is not defined, before anything is run.
 
         Raises:
@@ -58,3 +81,48 @@ class Detector(ABC):
     @abstractmethod
     def score(self, stats: Mapping[str, Tensor]) -> Tensor:
         """Each sequence's score of each head, [B, H], from the values of its probes in one layer. NaN where undefined."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a scan gives to a detector that runs by itself.
+
+    text      to measure on, None where there is none
+    window    the longest input to make of it, in tokens; None: the model's context
+    samples   how many inputs to draw, where they are drawn
+    seed      of what is drawn
+    """
+
+    text: str | None = None
+    window: int | None = None
+    samples: int = 8
+    seed: int = 0
+    beyond_context: bool = False
+    progress: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores of one detector on every sample.
+
+    scores     [S, L, H], NaN where undefined
+    chance     [S, L], what uniform attention over the visible keys would get; NaN where the score is not of attention
+    described  the input, in words with its numbers
+    """
+
+    scores: Tensor
+    chance: Tensor
+    described: str
+
+
+@dataclass(frozen=True)
+class RunDetector(Detector):
+    """A detector that runs the model in a way of its own, and is run only when it is named."""
+
+    @abstractmethod
+    def measure(self, model: HookedModel, setting: Setting) -> Scored:
+        """Every head's score on every sample.
+
+        Raises:
+            InputError: the score is not defined for this model or input; said before expensive work starts.
+        """

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from interp.heads.detector import Detector
+from interp.heads.detector import ProbeDetector
 from interp.heads.samples import RepeatedRandom
 from interp.heads.tokens import has_earlier_copy
 from interp_kernels import LabelMatch, Probe
 
 
 @dataclass(frozen=True)
-class DuplicateToken(Detector):
+class DuplicateToken(ProbeDetector):
     """Mean of sum_(j<i) A[i, j] [token_j = token_i] over the queries whose token came before, in [0, 1].
 
     Measured on repeated random tokens, where every token of the second copy has exactly one earlier copy: in prose most

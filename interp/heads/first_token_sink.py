@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp.heads.detector import Detector
+from interp.heads.detector import ProbeDetector
 from interp.heads.samples import Windows
 from interp_kernels import KeyMass, Probe
 
@@ -16,7 +16,7 @@ LENGTH = 64
 
 
 @dataclass(frozen=True)
-class FirstTokenSink(Detector):
+class FirstTokenSink(ProbeDetector):
     """Mean over sequences of 64 positions of alpha_0 = sum_i A[i, 0] / T = mean_i A[i, 0], in [0, 1].
 
     The share of sequences with alpha_0 above 0.3, whose mean over heads is the paper's Sink_1, stands in ``share_above``.

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.heads.detector import Detector
+from interp.heads.detector import ProbeDetector
 from interp.heads.samples import RepeatedRandom, Windows
 from interp.heads.tokens import has_earlier_copy, previous_ids
 from interp_kernels import LabelMatch, OffsetMass, Probe
 
 
 @dataclass(frozen=True)
-class Induction(Detector):
+class Induction(ProbeDetector):
     """On BOS and N random tokens, twice: mean over the second copy of A[i, i-(N-1)], in [0, 1].
 
     Each query's token stood N positions before; the head looks one position after that copy. Several seeds, one sequence
@@ -49,7 +49,7 @@ class Induction(Detector):
 
 
 @dataclass(frozen=True)
-class InductionText(Detector):
+class InductionText(ProbeDetector):
     """On a text: mean of sum_(j<=i) A[i, j] [token_(j-1) = token_i] over the queries whose token came before, in [0, 1].
 
     The same behaviour where it is of use: all keys that follow an earlier copy of the query's token count. Punctuation and

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from interp.heads.detector import Detector
+from interp.heads.detector import ProbeDetector
 from interp.heads.samples import Windows
 from interp_kernels import OffsetMass, Probe
 
 
 @dataclass(frozen=True)
-class PreviousToken(Detector):
+class PreviousToken(ProbeDetector):
     """Mean over the queries that have a previous token of A[i, i-1], in [0, 1].
 
     Source: TransformerLens' demonstration notebook; the threshold is the one of ARENA's exercises.

@@ -13,6 +13,12 @@ from interp.heads.induction import Induction, InductionText
 from interp.heads.previous_token import PreviousToken
 from interp.naming import nearest
 
+STANDARD = "standard"
+"""The name of all detectors that need forward runs over tokens only."""
+
+Wanted = str | Detector | Iterable[str | Detector]
+"""Detectors by name, or as objects with options of their own."""
+
 _ALL: tuple[Detector, ...] = (
     PreviousToken(),
     CurrentToken(),
@@ -28,19 +34,33 @@ def detectors() -> dict[str, Detector]:
     return {detector.name: detector for detector in _ALL}
 
 
-def chosen(names: str | Iterable[str]) -> list[Detector]:
-    """The detectors called ``names``; "standard" is all that need forward runs only.
+def chosen(wanted: Wanted) -> list[Detector]:
+    """The detectors that are named or given; "standard" stands for all that need forward runs over tokens only.
 
     Raises:
-        InputError: an unknown name (with the nearest one), or none at all.
+        InputError: an unknown name (with the nearest one), two detectors of one name, or none at all.
     """
     known = detectors()
-    wanted = [names] if isinstance(names, str) else list(names)
-    if wanted == ["standard"]:
-        return list(known.values())
-    if not wanted:
-        raise InputError("detectors: give at least one name, or 'standard'")
-    for name in wanted:
-        if name not in known:
-            raise InputError(f"unknown detector {name!r}; {nearest(name, known)}")
-    return [known[name] for name in dict.fromkeys(wanted)]
+    found: dict[str, Detector] = {}
+    for each in as_list(wanted):
+        if isinstance(each, Detector):
+            members = [each]
+        elif each == STANDARD:
+            members = [detector for detector in known.values() if detector.is_standard]
+        elif isinstance(each, str) and each in known:
+            members = [known[each]]
+        else:
+            raise InputError(f"unknown detector {each!r}; {nearest(str(each), known)}")
+        for detector in members:
+            if found.setdefault(detector.name, detector) != detector:
+                raise InputError(
+                    f"detectors: two different ones are called {detector.name!r}; give one of them another name"
+                )
+    if not found:
+        raise InputError(f"detectors: give at least one name, or {STANDARD!r}")
+    return list(found.values())
+
+
+def as_list(wanted: Wanted) -> list[str | Detector]:
+    """What is named or given, one by one."""
+    return [wanted] if isinstance(wanted, str | Detector) else list(wanted)

@@ -339,8 +339,11 @@ class HookedModel:
         record: Callable[[AttentionCall, Attended], None],
         *,
         logits: bool,
+        differentiable: bool = False,
     ) -> Tensor:
         """One hooked forward run. Returns the logits, or the last hidden state; see ``Recording`` for the others.
+
+        differentiable: record the graph of the run, so that a gradient can be taken of what it returns
 
         Raises:
             InputError: the model is in training mode, or has no logits to give.
@@ -349,7 +352,7 @@ class HookedModel:
         self.check_ready()
         recording = Recording(self.host.layers, probes_of, record)
         refusals = Reads(self.host).named_in_refusals(batch.arguments, lambda: recording.has_begun)
-        with refusals, torch.no_grad(), self.host.hooked(recording):
+        with refusals, torch.set_grad_enabled(differentiable), self.host.hooked(recording):
             last = self.host.forward(batch.arguments, logits=logits)
         self.check_whole(recording.seen)
         if not bool(torch.isfinite(last).all()):

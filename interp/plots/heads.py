@@ -20,23 +20,31 @@ MOST_PIXELS = 900
 def head_grid(scores: HeadScores, detector: str) -> go.Figure:
     """Scores of one detector as a grid: a row a layer (0 at the top), a column a query head.
 
-    Marks: colour is the score on a fixed range from 0 to 1, so that grids can be compared; a frame marks heads above
-    the detector's threshold; grey is a score that is not defined. Small grids show the score in each cell. Hovering gives
-    score, standard error, chance level and the share of samples above the threshold.
+    Marks: colour is the score on the detector's fixed range (mostly 0 to 1), so that grids can be compared; where the range
+    has two signs, blue is below 0 and red above. A frame marks heads above the detector's threshold; grey is a score that
+    is not defined. Small grids show the score in each cell. Hovering gives score, standard error, chance level and the
+    share of samples above the threshold.
     """
     grid = scores.grid(detector)
     layers, heads = grid.shape
     columns = [scores.grid(detector, name) for name in ("stderr", "chance", "threshold", "share_above", "samples")]
     names = np.array([[head_name(layer, head) for head in range(heads)] for layer in range(layers)])
+    low, high = scores.range(detector)
+    is_signed = low < 0 < high
     cell = max(6, min(LARGEST_CELL, MOST_PIXELS // max(layers, heads)))
     figure = go.Figure(
         go.Heatmap(
             z=grid,
             customdata=np.dstack([names, *columns]),
-            zmin=0.0,
-            zmax=1.0,
-            colorscale="Viridis",
-            colorbar={"title": {"text": "score"}, "thickness": 12, "len": 1.0, "tickvals": [0, 0.25, 0.5, 0.75, 1]},
+            zmin=low,
+            zmax=high,
+            colorscale="RdBu_r" if is_signed else "Viridis",
+            colorbar={
+                "title": {"text": "score"},
+                "thickness": 12,
+                "len": 1.0,
+                "tickvals": np.linspace(low, high, 5).tolist(),
+            },
             hovertemplate=(
                 "<b>%{customdata[0]}</b><br>score %{z:.3f} ± %{customdata[1]:.3f}<br>chance %{customdata[2]:.3f}"
                 "<br>threshold %{customdata[3]}<br>%{customdata[4]:.0%} of %{customdata[5]} samples above<extra></extra>"
@@ -50,8 +58,9 @@ def head_grid(scores: HeadScores, detector: str) -> go.Figure:
     )
     above = scores.grid(detector, "is_above").astype(bool)
     layer, head = np.nonzero(above)
-    # White would vanish on the bright end of the scale.
-    colours = np.where(grid[layer, head] < 0.7, "#ffffff", "#111111")
+    # White would vanish on the bright end of the scale, and in the middle of one with two signs.
+    is_dark = (grid[layer, head] - low) / (high - low) < 0.7
+    colours = np.where(is_dark & (not is_signed), "#ffffff", "#111111")
     frame = {"symbol": "square-open", "size": max(4, cell - 7), "color": colours, "line": {"width": 2}}
     figure.add_scatter(x=head, y=layer, mode="markers", marker=frame, hoverinfo="skip", showlegend=False)
     axis = {"dtick": max(1, 24 // cell), "showgrid": False, "zeroline": False}

@@ -1,0 +1,1 @@
+"""What heads do to the model, seen by changing them."""

@@ -1,0 +1,1 @@
+"""How information moves through layers: what combines the maps of several layers."""
