@@ -10,10 +10,9 @@ The names below are imported when they are first used, so that ``import interp``
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interp.lazy import lazily
 
 if TYPE_CHECKING:
     from interp import causal as causal
@@ -73,36 +72,21 @@ __all__ = [
     "scan",
 ]
 
-_HOMES = {
-    "Capture": "interp.captures.capture",
-    "DenseLayerWarning": "interp.bridges.dense",
-    "Generation": "interp.generation.result",
-    "HeadScores": "interp.scores",
-    "HookedModel": "interp.models.hooked",
-    "Step": "interp.generation.steps",
-    "detectors": "interp.heads.registry",
-    "load": "interp.loading.load",
-    "scan": "interp.scan",
-}
-"""Where each name lives; those that are not here live in interp_kernels."""
-
-
-_NAMESPACES = ("causal", "edits", "flow", "heads")
-"""Packages that are reached as ``interp.<name>``."""
-
-
-def __getattr__(name: str) -> Any:
-    if name in _NAMESPACES:
-        return import_module(f"{__name__}.{name}")
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = _version() if name == "__version__" else getattr(import_module(_HOMES.get(name, "interp_kernels")), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*__all__, *_NAMESPACES]
+_KERNELS = (
+    "AttentionMap",
+    "Distance",
+    "DistanceHistogram",
+    "Entropy",
+    "KeyMass",
+    "LabelMatch",
+    "Mask",
+    "OffsetMass",
+    "Peak",
+    "Pooled",
+    "Received",
+    "TopK",
+    "attend",
+)
 
 
 def _version() -> str:
@@ -114,12 +98,20 @@ def _version() -> str:
         return "0+not.installed"
 
 
-class _Package(ModuleType):
-    """Keeps ``interp.scan`` the function: importing a submodule of that name would put the module in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+lazily(
+    __name__,
+    {
+        **dict.fromkeys(_KERNELS, "interp_kernels"),
+        "Capture": "interp.captures.capture",
+        "DenseLayerWarning": "interp.bridges.dense",
+        "Generation": "interp.generation.result",
+        "HeadScores": "interp.scores",
+        "HookedModel": "interp.models.hooked",
+        "Step": "interp.generation.steps",
+        "detectors": "interp.heads.registry",
+        "load": "interp.loading.load",
+        "scan": "interp.scan",
+    },
+    packages=("causal", "edits", "flow", "heads"),
+    made={"__version__": _version},
+)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.naming import head_name, nearest
+from interp.results.means import means, over
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -72,14 +73,11 @@ class HeadScores:
         for detector in detectors:
             scores = torch.cat(measured[detector.name].scores).numpy()  # [S, L, H]
             chance = torch.cat(measured[detector.name].chance).numpy()  # [S, L]
-            # A sample on which the score is not defined (no earlier copy in that window) is left out.
-            defined = ~np.isnan(scores)
-            count = defined.sum(axis=0)  # [L, H]
-            mean = _over(np.where(defined, scores, 0).sum(axis=0), count)
-            spread = np.where(defined, (scores - mean) ** 2, 0).sum(axis=0)
-            known = ~np.isnan(chance) & defined.any(axis=2)
-            level = _over(np.where(known, chance, 0).sum(axis=0), known.sum(axis=0))
-            heads = mean.shape[1]
+            # A sample on which the score is not defined (no earlier copy in that window) is left out everywhere.
+            found = means(scores)
+            level = means(np.where(np.isnan(scores).all(axis=2), np.nan, chance)).mean
+            above = over((scores > detector.threshold).sum(axis=0), found.count)
+            heads = found.mean.shape[1]
             layer, head = np.meshgrid(np.array(layers), np.arange(heads), indexing="ij")
             parts.append(
                 pd.DataFrame(
@@ -87,13 +85,13 @@ class HeadScores:
                         "layer": layer.ravel(),
                         "head": head.ravel(),
                         "detector": detector.name,
-                        "score": mean.ravel(),
-                        "stderr": np.sqrt(_over(spread, count * (count - 1))).ravel(),
+                        "score": found.mean.ravel(),
+                        "stderr": found.stderr.ravel(),
                         "chance": np.repeat(level, heads),
                         "threshold": detector.threshold,
-                        "is_above": (mean > detector.threshold).ravel(),
-                        "samples": count.ravel(),
-                        "share_above": _over((scores > detector.threshold).sum(axis=0), count).ravel(),
+                        "is_above": (found.mean > detector.threshold).ravel(),
+                        "samples": found.count.ravel(),
+                        "share_above": above.ravel(),
                     }
                 )
             )
@@ -153,8 +151,3 @@ class HeadScores:
     def _repr_html_(self) -> str:
         strongest = pd.concat([self.of(detector).head(3) for detector in self.detectors], ignore_index=True)
         return strongest.to_html(index=False, float_format=lambda x: f"{x:.3f}", escape=True)
-
-
-def _over(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """total / count, NaN where there is nothing to count."""
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
