@@ -19,7 +19,7 @@ from tests.interp.command import Command
 from tests.interp.tiny import HEADS, LAYERS, token_ids
 from tests.interp.words import text_of
 
-STANDARD = list(interp.detectors())
+STANDARD = [name for name, detector in interp.detectors().items() if detector.is_standard]
 FEW = ("--samples", "2", "--detectors", "previous_token,induction")
 
 

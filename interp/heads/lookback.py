@@ -1,0 +1,342 @@
+"""Lookback ratio: does a head that writes on look at the context that it was given, or at what it has written itself?
+
+Chuang et al., "Lookback Lens: Detecting and Mitigating Contextual Hallucinations in Large Language Models Using Only Attention
+Maps" (arXiv 2407.07071); voidism/Lookback-Lens. ``interp.heads.lookback_detector`` is the classifier on these ratios.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.errors import InputError
+from interp.heads.detector import RunDetector, Scored, Setting
+from interp.inputs.tokens import tokenise
+from interp.naming import head_name
+from interp.results.means import over
+from interp.results.result import Result
+from interp.results.settings import settings_of
+from interp_kernels import KeyMass
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from interp.models.hooked import HookedModel
+
+SOURCE = "Chuang et al., Lookback Lens, arXiv 2407.07071; voidism/Lookback-Lens"
+METHOD = "mean attention per context token / (that + mean attention per new token), per head and new token"
+WINDOW = 8
+"""New tokens that a feature of the detector is the mean over; theirs."""
+
+Context = slice | None
+"""Which tokens of a prompt are its context; None: all of them."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class LookbackRatios(Result):
+    """Lookback ratios of S sequences.
+
+    ratios   float32 [S, L, H, N]: of the row that produced new token n; NaN at n = 0, where nothing was new yet, beyond a
+             sequence's end, and where a head looked at neither the context nor what is new. 0.5 is uniform attention
+    layers   keys of the layers, as strings
+    tokens   of each sequence the new tokens
+    """
+
+    kind: ClassVar[str] = "lookback_ratios"
+
+    ratios: np.ndarray
+    layers: tuple[str, ...]
+    tokens: tuple[tuple[str, ...], ...]
+
+    def windows(self, size: int = WINDOW) -> tuple[np.ndarray, pd.DataFrame]:
+        """Features of every window of ``size`` new tokens: means of each head's ratio, [n, L H], layers first; and which windows.
+
+        The table has a row a window: sequence, start, stop (new tokens start to stop - 1). Windows begin at new token 1, the
+        first with a ratio; a head without one in a window has NaN.
+
+        Raises:
+            InputError: no sequence has so many new tokens.
+        """
+        if type(size) is not int or size < 1:
+            raise InputError(f"size: expected an integer of at least 1, got {size!r}")
+        parts, places = [], []
+        for sequence, tokens in enumerate(self.tokens):
+            flat = self.ratios[sequence].reshape(-1, self.ratios.shape[-1])  # [L H, N]
+            for start in range(1, len(tokens) - size + 1):
+                window = flat[:, start : start + size].astype(np.float64)
+                defined = ~np.isnan(window)
+                parts.append(over(np.where(defined, window, 0).sum(axis=1), defined.sum(axis=1)))
+                places.append((sequence, start, start + size))
+        if not parts:
+            longest = max((len(tokens) for tokens in self.tokens), default=0)
+            raise InputError(
+                f"size: windows of {size} new tokens need {size + 1} of them, as the first has no ratio; the longest sequence "
+                f"has {longest}"
+            )
+        return np.stack(parts), pd.DataFrame(places, columns=["sequence", "start", "stop"])
+
+    def mean(self) -> np.ndarray:
+        """Mean of each head over all sequences and new tokens, [L, H]."""
+        by_head = np.moveaxis(self.ratios, (1, 2), (0, 1)).reshape(*self.ratios.shape[1:3], -1).astype(np.float64)
+        defined = ~np.isnan(by_head)
+        return over(np.where(defined, by_head, 0).sum(axis=-1), defined.sum(axis=-1))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per sequence, new token, layer and head: sequence, step, token, layer, head, ratio; undefined ones left out."""
+        sequence, layer, head, step = np.nonzero(~np.isnan(self.ratios))
+        return pd.DataFrame(
+            {
+                "sequence": sequence,
+                "step": step,
+                "token": [self.tokens[s][n] for s, n in zip(sequence, step, strict=True)],
+                "layer": [self.layers[number] for number in layer],
+                "head": head,
+                "ratio": self.ratios[sequence, layer, head, step],
+            }
+        )
+
+    def plot(self, sequence: int = 0) -> go.Figure:
+        """Every head's ratio at every new token of one sequence; see ``interp.plots.lookback``."""
+        from interp.plots.lookback import ratios_by_token
+
+        return ratios_by_token(self, sequence)
+
+    def summary(self) -> str:
+        mean = self.mean()
+        order = np.argsort(np.where(np.isnan(mean), -np.inf, mean), axis=None)[::-1]
+        named = [(head_name(self.layers[n // mean.shape[1]], int(n % mean.shape[1])), mean.flat[n]) for n in order]
+        defined = [f"{name} {value:.3f}" for name, value in named if not np.isnan(value)]
+        if not defined:
+            return f"{len(self.tokens)} sequences without a ratio: each needs two new tokens or more"
+        most, least = ", ".join(defined[:3]), ", ".join(defined[-3:])
+        return f"{len(self.tokens)} sequences; look back most {most}; least {least} (uniform attention: 0.5)"
+
+
+def lookback(
+    model: HookedModel,
+    prompts: str | Sequence[str],
+    responses: str | Sequence[str | Sequence[int]] | None = None,
+    *,
+    max_new_tokens: int = 64,
+    context: Context | Sequence[Context] = None,
+    beyond_context: bool = False,
+    progress: bool = False,
+    **settings: Any,
+) -> LookbackRatios:
+    """How much each head looks back at the context, for every new token of a response that is generated, or given.
+
+    With P the row of a head that produced new token n, C the context's tokens in the prompt, and N the n tokens that were new
+    before it (the query's own among them):
+
+        ratio = c / (c + w),     c = sum_(j in C) P_j / |C|,     w = sum_(j in N) P_j / |N|
+
+    Source and symbols: arXiv 2407.07071, A(context) is c and A(new) is w. Their code counts the marker that ends their prompts
+    ("Answer:") as new; here what the model wrote is new, so that token 0 has no ratio.
+
+    A response, given or generated, is read with its prompt in one forward run, O(T) memory: its rows are those that produced it.
+
+    Args:
+        prompts: one or several.
+        responses: of each prompt the text, or the token ids, that followed it; None: they are generated, greedily unless
+            ``settings`` say otherwise. A text is tokenised by itself.
+        max_new_tokens: of responses that are generated.
+        context: which tokens of the prompt are the context, counted without padding and special tokens included: a slice for
+            all prompts, or one for each; None: all of them.
+        beyond_context: allow sequences longer than the model's context, where its positions are relative.
+        progress: show a progress bar on stderr.
+        settings: of generation; see ``HookedModel.generate``.
+
+    Raises:
+        InputError: no tokenizer, a model that sees both ways, prompts and responses of different numbers, a context without
+            tokens, or what generation refuses.
+    """
+    reason = _unfit(model)
+    if reason is not None:
+        raise InputError(f"lookback: {reason}")
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise InputError(f"prompts: expected a text or texts, got {prompts!r:.80}")
+    asked = [tokenise(text, model.tokenizer) for text in texts]
+    contexts = _contexts(context, asked)
+    if responses is None:
+        answers = _generated(model, texts, max_new_tokens, beyond_context, progress, settings)
+    else:
+        if settings:
+            raise InputError(f"settings {sorted(settings)} are of generation, and responses are given; leave them out")
+        answers = _given(model, responses, len(texts))
+    parts = [
+        _ratios(model, prompt, answer, places, beyond_context)
+        for prompt, answer, places in tqdm(
+            zip(asked, answers, contexts, strict=True),
+            total=len(asked),
+            unit="response",
+            desc=f"lookback {model.name}",
+            disable=not progress,
+        )
+    ]
+    longest = max(part.shape[-1] for part in parts)
+    padded = [np.pad(part, ((0, 0), (0, 0), (0, longest - part.shape[-1])), constant_values=np.nan) for part in parts]
+    return LookbackRatios(
+        settings=settings_of(
+            model,
+            method=METHOD,
+            source=SOURCE,
+            constants={"generated": responses is None, "generation": settings, "context": [str(c) for c in contexts]},
+            inputs={"prompts": [len(ids) for ids in asked], "new_tokens": [len(ids) for ids in answers]},
+        ),
+        ratios=np.stack(padded),
+        layers=tuple(str(layer) for layer in model.layers),
+        tokens=tuple(tuple(model.token_strings(ids)) for ids in answers),
+    )
+
+
+def _unfit(model: HookedModel) -> str | None:
+    if model.tokenizer is None:
+        return f"it needs texts, and {model.name} has no tokenizer"
+    if not model.shape.is_causal or not all(isinstance(layer, int) for layer in model.layers):
+        return f"it is defined for models that write on what they were given, and {model.name} is not one stack of such layers"
+    return None
+
+
+def _contexts(context: Any, asked: Sequence[Sequence[int]]) -> list[range]:
+    """The columns of each prompt that are its context."""
+    if context is not None and not isinstance(context, slice | Sequence):
+        raise InputError(
+            f"context: expected a slice of the prompt's tokens, or one for each prompt, got {context!r:.60}"
+        )
+    each = [context] * len(asked) if context is None or isinstance(context, slice) else list(context)
+    if len(each) != len(asked):
+        raise InputError(f"context: expected one for each of the {len(asked)} prompts, got {len(each)}")
+    found = []
+    for prompt, wanted in zip(asked, each, strict=True):
+        if wanted is not None and not isinstance(wanted, slice):
+            raise InputError(f"context: expected a slice of the prompt's tokens, or None for all, got {wanted!r:.60}")
+        columns = range(len(prompt)) if wanted is None else range(*wanted.indices(len(prompt)))
+        if not columns:
+            raise InputError(f"context: {wanted} holds none of the prompt's {len(prompt)} tokens")
+        found.append(columns)
+    return found
+
+
+def _generated(
+    model: HookedModel,
+    texts: Sequence[str],
+    max_new_tokens: int,
+    beyond_context: bool,
+    progress: bool,
+    settings: dict[str, Any],
+) -> list[list[int]]:
+    """New token ids of each prompt, up to its end of sequence."""
+    answers = []
+    for text in texts:
+        generation = model.generate(
+            text,
+            max_new_tokens,
+            [],
+            prefill_probes=None,
+            beyond_context=beyond_context,
+            progress=progress,
+            **settings,
+        )
+        answers.append(generation.new_ids[0][generation.new_keep[0]].tolist())
+    return answers
+
+
+def _given(model: HookedModel, responses: Any, count: int) -> list[list[int]]:
+    each = [responses] if isinstance(responses, str) else list(responses)
+    if len(each) != count:
+        raise InputError(f"responses: expected one for each of the {count} prompts, got {len(each)}")
+    found = []
+    for response in each:
+        ids = (
+            tokenise(response, model.tokenizer, special=False)
+            if isinstance(response, str)
+            else [int(i) for i in response]
+        )
+        if not ids:
+            raise InputError("responses: one is empty; leave its prompt out")
+        found.append(ids)
+    return found
+
+
+def _ratios(
+    model: HookedModel, prompt: Sequence[int], answer: Sequence[int], context: range, beyond_context: bool
+) -> np.ndarray:
+    """[L, H, N] of one sequence.
+
+    The rows of a full run over prompt and answer are those that produced it, as each sees what stood before it and no more.
+    """
+    t, first = len(prompt) + len(answer), len(prompt)
+    weights = torch.zeros(t, 2)
+    weights[list(context), 0] = 1
+    weights[first:, 1] = 1
+    rows = torch.zeros(t, dtype=torch.bool)
+    rows[first - 1 : t - 1] = True
+    probe = KeyMass(weights.to(model.device), name="mass", queries=rows.to(model.device))
+    capture = model.capture([[*prompt, *answer]], [probe], beyond_context=beyond_context)
+    mass = capture.stacked("mass")[:, 0, :, first - 1 : t - 1].double()  # [L, H, N, 2]
+    new = torch.arange(len(answer), dtype=torch.float64)  # tokens that are new before token n
+    return _ratio(mass[..., 0] / len(context), mass[..., 1] / new).float().numpy()
+
+
+def _ratio(context: Tensor, new: Tensor) -> Tensor:
+    """c / (c + w), NaN where nothing is new (0 / 0) or both are 0."""
+    return context / (context + new)
+
+
+@dataclass(frozen=True)
+class Lookback(RunDetector):
+    """Mean lookback ratio over the tokens that the model writes on after passages of a text, in [0, 1].
+
+    ``samples`` passages of ``prompt_tokens`` tokens, evenly spread over the text, with ``new_tokens`` greedy tokens each.
+    """
+
+    name: str = "lookback"
+    definition: str = "mean over written tokens of attention per context token / (that + attention per new token)"
+    source: str = SOURCE
+    threshold: float = 0.5
+    threshold_source: str = "what uniform attention gives: above, a token of the context gets more than one of its own"
+    needs_text: bool = True
+    prompt_tokens: int = 128
+    new_tokens: int = 32
+
+    def unfit(self, model: HookedModel) -> str | None:
+        context = model.shape.context
+        if context is not None and context < self.prompt_tokens + self.new_tokens:
+            return f"it needs {self.prompt_tokens + self.new_tokens} positions, and the context of {model.name} is {context}"
+        return _unfit(model)
+
+    def measure(self, model: HookedModel, setting: Setting) -> Scored:
+        assert setting.text is not None
+        ids = tokenise(setting.text, model.tokenizer, special=False)
+        if len(ids) < self.prompt_tokens:
+            raise InputError(
+                f"{self.name}: the text has {len(ids)} tokens, fewer than the {self.prompt_tokens} of a prompt"
+            )
+        assert model.tokenizer is not None
+        count = min(setting.samples, len(ids) // self.prompt_tokens)
+        starts = np.linspace(0, len(ids) - self.prompt_tokens, count).round().astype(int)
+        prompts = [str(model.tokenizer.decode(ids[start : start + self.prompt_tokens])) for start in starts]
+        found = lookback(model, prompts, max_new_tokens=self.new_tokens, progress=setting.progress)
+        scores = np.stack([LookbackRatios.mean(_one(found, number)) for number in range(count)])
+        chance = torch.full(scores.shape[:2], 0.5, dtype=torch.float64)
+        described = (
+            f"{count} passages of the text, {self.prompt_tokens} tokens each, written on for {self.new_tokens} greedily"
+        )
+        return Scored(torch.from_numpy(scores), chance, described)
+
+
+def _one(found: LookbackRatios, number: int) -> LookbackRatios:
+    return LookbackRatios(
+        settings=found.settings,
+        ratios=found.ratios[number : number + 1],
+        layers=found.layers,
+        tokens=found.tokens[number : number + 1],
+    )
