@@ -292,7 +292,7 @@ def _check_unedited(block: BlockStream, position: int, row: Tensor, values: Tens
     if bool(((z - expected).abs() > OUTPUT_ROUNDING * size + torch.finfo(torch.float32).tiny).any()):
         raise InputError(
             f"layer {block.layer}: an edit in force changes what its heads give (ablate, scale, patch), so that it no longer "
-            "comes from the tokens that they look at; follow routes without such edits (cut, uniform and recalibrate can be followed)"
+            "comes from the tokens that they look at; leave such edits out (cut, uniform and recalibrate are followed)"
         )
 
 
