@@ -300,11 +300,12 @@ def _check_size(chosen: list[list[int]], read: Tokens, out: Tokens, model: Hooke
     longest = max((len(row) for row in read.strings), default=0)
     if is_encoder_decoder(model):
         longest += max(len(row) for row in out.strings)
-    cells = len(chosen) * max(map(len, chosen)) * longest
+    rows = max(map(len, chosen))
+    cells = len(chosen) * rows * longest
     if cells > MOST_CELLS:
         raise InputError(
-            f"positions: {max(map(len, chosen)):,} rows over {longest:,} tokens of {len(chosen)} sequences are {cells:,} numbers, "
-            f"more than {MOST_CELLS:,}; ask for fewer positions"
+            f"positions: {rows:,} rows over {longest:,} tokens of {len(chosen)} sequences are {cells:,} numbers, more than "
+            f"{MOST_CELLS:,}; ask for fewer positions"
         )
 
 

@@ -50,7 +50,7 @@ def token_strip(strips: Sequence[Strip]) -> go.Figure:
         _add(figure, each, row, count)
         axis = figure.layout["yaxis" if row == 1 else f"yaxis{row}"]
         low, high = axis.domain
-        bar = {"title": {"text": strips[row - 1].name}, "thickness": 10, "len": max(high - low, 110 / height)}
+        bar = {"title": {"text": each.name}, "thickness": 10, "len": max(high - low, 110 / height)}
         figure.data[-1].colorbar.update(bar | {"y": (low + high) / 2})
         if each.framed is not None:
             y, x = divmod(each.framed, PER_LINE)

@@ -26,6 +26,8 @@ from tests.interp.zoo.encoder_decoders import ENCODER_DECODERS
 
 T = 24
 Build = Callable[[str], PreTrainedModel]
+SMALL: dict[str, Any] = {**WIDTHS, **COMMON}
+IMAGES: dict[str, Any] = {**WIDTHS, "image_size": 16, "patch_size": 4}
 
 
 def weighted(model: PreTrainedModel, given: Mapping[str, Tensor], objective: Any, dtype: torch.dtype) -> list[Tensor]:
@@ -183,7 +185,7 @@ def test_the_default_target_is_the_models_prediction(own_model: Build):
 
 
 def test_a_classifier_is_read_at_its_first_token():
-    config = transformers.BertConfig(**WIDTHS, **COMMON, num_labels=3)
+    config = transformers.BertConfig(**SMALL, num_labels=3)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.BertForSequenceClassification(config).eval()
@@ -198,13 +200,11 @@ def test_a_classifier_is_read_at_its_first_token():
 def test_a_masked_model_is_read_at_its_mask():
     tokenizer = words_tokenizer()
     tokenizer.add_special_tokens({"mask_token": "w60"})
-    model = interp.load(
-        transformers.BertForMaskedLM(transformers.BertConfig(**WIDTHS, **COMMON)).eval(), tokenizer=tokenizer
-    )
+    model = interp.load(transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)).eval(), tokenizer=tokenizer)
     found = relevance(model, "w5 w60 w7 w8")
     assert found.positions.tolist() == [[2]]
     assert found.tokens[0][2] == "w60"
-    with pytest.raises(InputError, match="at: .* has no single mask token .* give at= with the position whose logits"):
+    with pytest.raises(InputError, match=r"at: .* has no single mask token .* give at= with the position whose logits"):
         relevance(model, "w5 w6 w7 w8")
     assert relevance(model, "w5 w6 w7 w8", at=1).positions.tolist() == [[1]]
 
@@ -224,7 +224,7 @@ def test_one_token_owes_all_to_itself(own_model: Build):
 
 def test_the_table_and_the_file_hold_what_was_found(own_model: Build, tmp_path: Path):
     model = interp.load(own_model("llama"), tokenizer=words_tokenizer())
-    found = relevance(model, [text_of(token_ids((9,))), text_of(token_ids((5,)))], "w7", [0, -1])
+    found = relevance(model, [text_of(token_ids((9,)).tolist()), text_of(token_ids((5,)).tolist())], "w7", [0, -1])
     frame = found.to_frame()
     assert len(frame) == 2 * (10 + 6)
     last = frame[(frame["sequence"] == 1) & (frame["output"] == 5)]
@@ -273,7 +273,7 @@ def test_many_rows_are_swept_in_parts(own_model: Build, monkeypatch: pytest.Monk
 
 
 def test_a_vision_models_patches_are_counted():
-    config = transformers.ViTConfig(**WIDTHS, image_size=16, patch_size=4, num_labels=2)
+    config = transformers.ViTConfig(**IMAGES)
     model = interp.load(transformers.ViTForImageClassification(config).eval())
     found = relevance(model, {"pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))})
     assert found.values.shape == (2, 1, 17)
@@ -281,10 +281,8 @@ def test_a_vision_models_patches_are_counted():
 
 
 def test_a_model_of_another_build_is_refused():
-    config = transformers.CLIPConfig(
-        text_config={**WIDTHS, **COMMON}, vision_config={**WIDTHS, "image_size": 16, "patch_size": 4}
-    )
+    config = transformers.CLIPConfig(text_config=SMALL, vision_config=IMAGES)
     with pytest.raises(
-        InputError, match="relevance follows one stack of layers, or an encoder and a decoder; .* text, vision"
+        InputError, match=r"relevance follows one stack of layers, or an encoder and a decoder; .* text, vision"
     ):
         relevance(interp.load(transformers.CLIPModel(config).eval()), [[5, 6]])
