@@ -156,7 +156,7 @@ def _embedded(model: HookedModel) -> Iterator[list[Tensor]]:
         # A view, for models that go on in place.
         return root.view_as(root)
 
-    handles = [embedding.register_forward_hook(hook) for embedding in _embeddings(model.host.inner)]
+    handles = [embedding.register_forward_hook(hook) for embedding in input_embeddings(model.host.inner)]
     try:
         yield embedded
     finally:
@@ -164,7 +164,7 @@ def _embedded(model: HookedModel) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _embeddings(model: nn.Module) -> set[nn.Module]:
+def input_embeddings(model: nn.Module) -> set[nn.Module]:
     """The input embeddings of a model and of its parts: an encoder and a decoder may each have one."""
     found: set[nn.Module] = set()
     for part in model.modules():

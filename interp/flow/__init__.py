@@ -1,11 +1,18 @@
 """How information moves through layers: what combines the maps of several layers."""
 
+from interp.flow.faithfulness import Faithfulness, faithfulness
 from interp.flow.input_gradients import InputGradients, input_gradients
+from interp.flow.methods import METHODS, Example, Method
 from interp.flow.relevance import Relevance, relevance
 
 __all__ = [
+    "METHODS",
+    "Example",
+    "Faithfulness",
     "InputGradients",
+    "Method",
     "Relevance",
+    "faithfulness",
     "input_gradients",
     "relevance",
 ]
