@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from interp.errors import InputError, RunError
 from interp.flow.methods import METHODS, Example, Method, Methods, chosen_methods
+from interp.flow.ranks import FEWEST, spearman
 from interp.flow.relevance import check_followed
 from interp.flow.target import (
     Explained,
@@ -48,8 +49,6 @@ SOURCE = (
 )
 ABLATION = "ablation"
 GRADIENTS = ("gradient_norm", "gradient_x_input")
-FEWEST = 3
-"""Tokens of an example below which a rank correlation says nothing: of two it is 1 or -1."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -266,21 +265,6 @@ def _result(
         targets=tuple(token_name(model, each.target) for each in found if each.target is not None),
         values=tuple(each.value for each in found),
     )
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation, ties at their mean rank: Pearson's of the ranks, in [-1, 1].
-
-    NaN where one of them is constant, or for fewer than 3 numbers. (The source's SST script gives ties dense ranks and then
-    uses the formula for ranks without ties; another of its scripts takes scipy's, and counts NaN as 0.)
-    """
-    import pandas as pd
-
-    if len(x) < FEWEST:
-        return float("nan")
-    a, b = (ranks - ranks.mean() for ranks in (pd.Series(x).rank().to_numpy(), pd.Series(y).rank().to_numpy()))
-    norm = np.sqrt((a @ a) * (b @ b))
-    return float(np.clip(a @ b / norm, -1, 1)) if norm > 0 else float("nan")
 
 
 def _compared(model: HookedModel, each: _Scored, *, special: bool, own: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,11 @@ class Example:
     at: int | None
     measure: Measure
 
+    @cached_property
+    def gradients(self) -> InputGradients:
+        """Input gradients of the number that is explained, computed once."""
+        return input_gradients(self.model, self.batch, self.target, at=self.at, measure=self.measure)
+
 
 Scores = Callable[[Example], Any]
 """A number for each token of the example, [T]."""
@@ -62,19 +68,14 @@ def relevance_scores(example: Example) -> np.ndarray:
     return found.row()
 
 
-def _gradients(example: Example) -> InputGradients:
-    options: dict[str, Any] = {} if callable(example.target) else {"measure": example.measure}
-    return input_gradients(example.model, example.batch, example.target, at=example.at, **options)
-
-
 def gradient_norm_scores(example: Example) -> np.ndarray:
     """||dF/dx_j||."""
-    return _gradients(example).norm[0]
+    return example.gradients.norm[0]
 
 
 def gradient_x_input_scores(example: Example) -> np.ndarray:
     """dF/dx_j . x_j."""
-    return _gradients(example).product[0]
+    return example.gradients.product[0]
 
 
 METHODS: dict[str, Method] = {

@@ -174,7 +174,7 @@ def output_columns(
             return [[column] for column in read.at]
         first = not model.shape.is_causal and not is_encoder_decoder(model)
         return [[int(columns[0 if first else -1])] for columns in tokens.columns]
-    given = [positions] if isinstance(positions, Integral) else positions
+    given: Any = [positions] if isinstance(positions, Integral) else positions
     is_fit = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
     if not is_fit or not all(isinstance(p, Integral) and not isinstance(p, bool) for p in given):
         raise InputError(f"positions: expected a position, several, or 'all', got {positions!r:.60}")
@@ -230,13 +230,13 @@ def _each(what: str, given: Any, count: int, kind: Any) -> tuple[Any, ...]:
     """One for each sequence."""
     if given is None or (isinstance(given, kind) and not isinstance(given, bool)):
         return (given,) * count
-    is_fit = isinstance(given, Sequence) and not isinstance(given, str)
-    if not is_fit or not all(isinstance(each, kind) and not isinstance(each, bool) for each in given):
+    several: tuple[Any, ...] = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (None,)
+    if not all(isinstance(each, kind) and not isinstance(each, bool) for each in several):
         forms = "a token, its id or a class, one for each sequence, or a function" if what == "target" else "a position"
         raise InputError(f"{what}: expected {forms}, got {given!r:.60}")
-    if len(given) != count:
-        raise InputError(f"{what}: expected one for each of {count} sequences, got {len(given)}")
-    return tuple(given)
+    if len(several) != count:
+        raise InputError(f"{what}: expected one for each of {count} sequences, got {len(several)}")
+    return several
 
 
 def _token(model: HookedModel, target: int | str | None) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -48,7 +49,7 @@ def token_strip(strips: Sequence[Strip]) -> go.Figure:
     height = LINE * sum(lines) + 60 * len(cut)
     for row, (each, count) in enumerate(zip(cut, lines, strict=True), start=1):
         _add(figure, each, row, count)
-        axis = figure.layout["yaxis" if row == 1 else f"yaxis{row}"]
+        axis: Any = figure.layout["yaxis" if row == 1 else f"yaxis{row}"]
         low, high = axis.domain
         bar = {"title": {"text": each.name}, "thickness": 10, "len": max(high - low, 110 / height)}
         figure.data[-1].colorbar.update(bar | {"y": (low + high) / 2})

@@ -23,7 +23,7 @@ T = 20
 
 
 def by_hand(model: PreTrainedModel, measure: str, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-    model = copy.deepcopy(model).to(dtype)
+    model = copy.deepcopy(model).to(dtype=dtype)
     x = model.get_input_embeddings()(token_ids((1, T))).detach().requires_grad_()
     logits = model(inputs_embeds=x, use_cache=False).logits[0, 12]
     value = logits[7] if measure == "logit" else logits.softmax(-1)[7]

@@ -27,12 +27,13 @@ from tests.interp.zoo.encoder_decoders import ENCODER_DECODERS
 T = 24
 Build = Callable[[str], PreTrainedModel]
 SMALL: dict[str, Any] = {**WIDTHS, **COMMON}
+LABELLED: dict[str, Any] = SMALL | {"num_labels": 3}
 IMAGES: dict[str, Any] = {**WIDTHS, "image_size": 16, "patch_size": 4}
 
 
 def weighted(model: PreTrainedModel, given: Mapping[str, Tensor], objective: Any, dtype: torch.dtype) -> list[Tensor]:
     """mean_h max(0, dA * A) of each attention module in the order in which they ran, [T, T] of the first sequence."""
-    model = copy.deepcopy(model).to(dtype)
+    model = copy.deepcopy(model).to(dtype=dtype)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -185,7 +186,7 @@ def test_the_default_target_is_the_models_prediction(own_model: Build):
 
 
 def test_a_classifier_is_read_at_its_first_token():
-    config = transformers.BertConfig(**SMALL, num_labels=3)
+    config = transformers.BertConfig(**LABELLED)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.BertForSequenceClassification(config).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_tokens_are_shown_letter_for_letter():
 def test_tokens_stand_in_reading_order_with_their_numbers():
     values = np.arange(PER_LINE + 2.0)
     values[3] = np.nan
-    figure = token_strip([Strip([HOSTILE] * len(values), values, "relevance", framed=PER_LINE + 1)])
+    figure: Any = token_strip([Strip([HOSTILE] * len(values), values, "relevance", framed=PER_LINE + 1)])
     heat = figure.data[0]
     grid = np.asarray(heat.z)
     assert grid.shape == (2, PER_LINE)
@@ -41,7 +42,7 @@ def test_tokens_stand_in_reading_order_with_their_numbers():
 
 
 def test_numbers_of_two_signs_have_a_scale_that_is_the_same_both_ways():
-    heat = token_strip([Strip(["a", "b"], np.array([-1.0, 3.0]), "product")]).data[0]
+    heat: Any = token_strip([Strip(["a", "b"], np.array([-1.0, 3.0]), "product")]).data[0]
     assert (heat.zmin, heat.zmax) == (-3, 3)
 
 
@@ -52,7 +53,7 @@ def test_numbers_that_are_all_zero_are_drawn():
 def test_a_long_text_is_shown_in_spans_by_their_strongest_token():
     values = np.zeros(5000)
     values[4321] = -2.0
-    figure = token_strip([Strip([str(n) for n in range(5000)], values, "product", framed=4999)])
+    figure: Any = token_strip([Strip([str(n) for n in range(5000)], values, "product", framed=4999)])
     heat = figure.data[0]
     assert np.asarray(heat.z).size < 700
     line, column = divmod(4321 // 9, PER_LINE)
@@ -64,6 +65,6 @@ def test_a_long_text_is_shown_in_spans_by_their_strongest_token():
 
 def test_two_strips_have_a_title_each():
     strips = [Strip(["a"], np.ones(1), "relevance"), Strip(["b"] * 30, np.ones(30), "relevance, decoder")]
-    figure = token_strip(strips)
+    figure: Any = token_strip(strips)
     assert [note.text for note in figure.layout.annotations] == ["relevance", "relevance, decoder"]
     assert len(figure.data) == 2
