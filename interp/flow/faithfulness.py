@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from interp.errors import InputError, RunError
-from interp.flow.methods import METHODS, Example, Method, Methods, chosen_methods
+from interp.flow.methods import METHODS, RESERVED, Example, Method, Methods, chosen_methods
 from interp.flow.ranks import FEWEST, spearman
 from interp.flow.relevance import check_followed
 from interp.flow.target import (
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 SOURCE = (
     "Abnar and Zuidema, Quantifying Attention Flow in Transformers, arXiv 2005.00928, and samiraabnar/attention_flow"
 )
-ABLATION = "ablation"
-GRADIENTS = ("gradient_norm", "gradient_x_input")
+ABLATION, *GRADIENTS = RESERVED
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -151,7 +150,7 @@ def faithfulness(
     total = sum(part.tokens for part in alone)
     with tqdm(total=total, unit="token", desc=f"faithfulness {model.name}", disable=not progress) as bar:
         for number, part in enumerate(alone):
-            given_at = None if at is None else (at if isinstance(at, int) else at[number])
+            given_at = at[number] if isinstance(at, Sequence) else at
             one = target if callable(target) else whole.wanted[number]
             found.append(_scored(model, part, one, given_at, measure, wanted, way, bar.update))
     return _result(
@@ -227,7 +226,7 @@ def _result(
                 )
             )
         for name, method in methods.items():
-            for reference in (ABLATION, *GRADIENTS):
+            for reference in RESERVED:
                 if reference == name:
                     continue
                 is_signed = method.is_signed and (reference == ABLATION or METHODS[reference].is_signed)

@@ -171,10 +171,13 @@ def input_gradients(
 def _numbers(x: Tensor, gradient: Tensor, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
     """Norm and product of each token, [B, T of the longest] without padding; summed in float64."""
     x, gradient = x.double().cpu(), gradient.double().cpu()
-    found = torch.linalg.vector_norm(gradient, dim=-1), (gradient * x).sum(dim=-1)
+    return _packed(torch.linalg.vector_norm(gradient, dim=-1), tokens), _packed((gradient * x).sum(dim=-1), tokens)
+
+
+def _packed(values: Tensor, tokens: Tokens) -> np.ndarray:
+    """Of each sequence those of its tokens, then NaN."""
     assert tokens.columns is not None
-    packed = tuple(np.full((len(tokens.columns), max(map(len, tokens.columns))), np.nan) for _ in found)
-    for values, into in zip(found, packed, strict=True):
-        for number, columns in enumerate(tokens.columns):
-            into[number, : len(columns)] = values[number, columns].numpy()
+    packed = np.full((len(tokens.columns), max(map(len, tokens.columns))), np.nan)
+    for number, columns in enumerate(tokens.columns):
+        packed[number, : len(columns)] = values[number, columns].numpy()
     return packed

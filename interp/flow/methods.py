@@ -85,6 +85,9 @@ METHODS: dict[str, Method] = {
     "gradient_x_input": Method(gradient_x_input_scores, "as in arXiv 2005.00928", is_signed=True),
 }
 
+RESERVED = ("ablation", "gradient_norm", "gradient_x_input")
+"""What methods are compared with."""
+
 Methods = str | Iterable[str] | Mapping[str, Scores | Method] | None
 """Names of ``METHODS``, or methods of one's own by name; None: all of ``METHODS``."""
 
@@ -100,6 +103,9 @@ def chosen_methods(given: Methods) -> dict[str, Method]:
     if isinstance(given, Mapping):
         found = {str(name): each if isinstance(each, Method) else Method(each, "given") for name, each in given.items()}
         bad = next((name for name, each in found.items() if not callable(each.scores)), None)
+        taken = next((name for name in RESERVED if name in found and found[name] is not METHODS.get(name)), None)
+        if taken is not None:
+            raise InputError(f"methods: {taken!r} is the name of what methods are compared with; give yours another")
         if bad is not None:
             raise InputError(f"methods[{bad!r}]: expected a function of an Example that gives a number a token")
     else:

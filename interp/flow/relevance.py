@@ -127,16 +127,23 @@ class Relevance(Result):
         return pd.concat(parts, ignore_index=True)
 
     def plot(self, sequence: int = 0, output: int = 0) -> go.Figure:
-        """The tokens of one sequence, each with its relevance to one output; see ``interp.plots.token_strip``."""
+        """The tokens of one sequence, each with its relevance to one output, without the 1 of the identity at its own token.
+
+        See ``interp.plots.token_strip`` for the marks.
+        """
         from interp.plots.token_strip import Strip, token_strip
 
         position = int(self.positions[sequence, output])
-        strips = [Strip(self.tokens[sequence], self._without_identity(sequence, output, "read"), "relevance")]
-        if self.decoder is not None:
-            own = self._without_identity(sequence, output, "decoder")
-            strips.append(Strip(self.outputs[sequence], own, "relevance, decoder", position))
+        if self.decoder is None:
+            strips = [
+                Strip(self.tokens[sequence], self._without_identity(sequence, output, "read"), "relevance", position)
+            ]
         else:
-            strips = [Strip(self.tokens[sequence], strips[0].values, "relevance", position)]
+            own = self._without_identity(sequence, output, "decoder")
+            strips = [
+                Strip(self.tokens[sequence], self.row(sequence, output), "relevance"),
+                Strip(self.outputs[sequence], own, "relevance, decoder", position),
+            ]
         return token_strip(strips)
 
     def summary(self) -> str:

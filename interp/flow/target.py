@@ -170,7 +170,7 @@ def output_columns(
     """
     assert tokens.columns is not None
     if positions is None:
-        if read.at is not None and read.own is None and not _is_classifier(model):
+        if read.at is not None:
             return [[column] for column in read.at]
         first = not model.shape.is_causal and not is_encoder_decoder(model)
         return [[int(columns[0 if first else -1])] for columns in tokens.columns]
@@ -183,16 +183,16 @@ def output_columns(
 
 def token_name(model: HookedModel, index: int) -> str:
     """What a target is called: the token, or the label of a class."""
-    if _is_classifier(model):
+    if "Classification" in type(model.host.inner).__name__:
         labels = getattr(model.host.config, "id2label", None) or {}
         return str(labels.get(index, index))
     return model.token_strings([index])[0]
 
 
 def _is_classifier(model: HookedModel) -> bool:
-    """Whether the logits have no positions: of one class for each sequence."""
+    """Whether the logits have no positions, as there is one class for each sequence."""
     name = type(model.host.inner).__name__
-    return name.endswith(("ForSequenceClassification", "ForImageClassification", "ForAudioClassification"))
+    return "Classification" in name and "TokenClassification" not in name
 
 
 def _tokens(ids: Tensor | None, keep: Tensor | None, strings: Sequence[Sequence[str]]) -> Tokens:
@@ -208,6 +208,12 @@ def _read_at(
     model: HookedModel, batch: Batch, out: Tokens, at: int | Sequence[int] | None
 ) -> tuple[tuple[int, ...] | None, str]:
     """The column whose logits are read in each sequence, or None with the reason."""
+    if _is_classifier(model):
+        if at is not None:
+            raise InputError(
+                f"at: {model.name} tells one class a sequence, whose logits have no positions; leave at out"
+            )
+        return None, "the logits of this classifier have positions after all; give a function as target"
     if out.columns is None:
         if at is not None:
             raise InputError(

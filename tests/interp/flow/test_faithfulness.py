@@ -212,6 +212,10 @@ def test_it_is_kept_and_drawn(own_model: Build, tmp_path: Path):
     [
         ({"methods": "relevanc"}, "methods: unknown method 'relevanc'; did you mean 'relevance'"),
         ({"methods": []}, "methods: give at least one"),
+        (
+            {"methods": {"ablation": len}},
+            "methods: 'ablation' is the name of what methods are compared with; give yours another",
+        ),
         ({"methods": {"mine": 3}}, r"methods\['mine'\]: expected a function of an Example"),
         ({"ablation": "drop"}, "ablation: expected one of unk, mask, mean, zero, cut, or a token id, got 'drop'"),
         ({"ablation": "mask"}, "ablation: .* has no mask token; take 'mean', or give a token id"),

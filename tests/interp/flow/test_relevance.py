@@ -23,6 +23,7 @@ from tests.interp.tiny import COMMON, WIDTHS, right_padded, token_ids
 from tests.interp.words import text_of, words_tokenizer
 from tests.interp.zoo import oracle
 from tests.interp.zoo.encoder_decoders import ENCODER_DECODERS
+from tests.interp.zoo.hybrids import HYBRIDS
 
 T = 24
 Build = Callable[[str], PreTrainedModel]
@@ -196,6 +197,10 @@ def test_a_classifier_is_read_at_its_first_token():
     assert found.targets == tuple(f"LABEL_{int(i)}" for i in logits.argmax(-1))
     assert found.positions.tolist() == [[0], [0]]
     assert (found.values[:, 0, 1:] > 0).any()
+    with pytest.raises(
+        InputError, match=r"at: .* tells one class a sequence, whose logits have no positions; leave at out"
+    ):
+        relevance(interp.load(model), ids, at=3)
 
 
 def test_a_masked_model_is_read_at_its_mask():
@@ -287,3 +292,24 @@ def test_a_model_of_another_build_is_refused():
         InputError, match=r"relevance follows one stack of layers, or an encoder and a decoder; .* text, vision"
     ):
         relevance(interp.load(transformers.CLIPModel(config).eval()), [[5, 6]])
+
+
+def test_a_hybrid_is_refused():
+    entry = next(entry for entry in HYBRIDS if entry.model == "BambaForCausalLM")
+    with pytest.raises(
+        InputError, match=r"only \d of the \d layers of .* attend: the others mix tokens in ways that no map"
+    ):
+        relevance(interp.load(entry.build()), [[5, 6, 7]])
+
+
+def test_on_the_demo_model_a_repeated_name_is_owed_to_what_followed_it_before():
+    model = interp.load("demo")
+    text = "Ada Merrow climbed the steps with a can of oil. The boy waited below with a letter in his hand. Then Ada"
+    found = relevance(model, text, " M")
+    values = found.row()
+    assert found.tokens[0][4] == " M"
+    assert np.argmax(values[:-1]) == 4
+    assert values[4] > 5 * np.median(values)
+    figure = found.plot()
+    assert np.nanmax(np.asarray(figure.data[0].z)) == values[4]
+    assert "' M' at 4" in found.summary()
