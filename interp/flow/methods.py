@@ -85,7 +85,9 @@ METHODS: dict[str, Method] = {
     "gradient_x_input": Method(gradient_x_input_scores, "as in arXiv 2005.00928", is_signed=True),
 }
 
-RESERVED = ("ablation", "gradient_norm", "gradient_x_input")
+ABLATION = "ablation"
+GRADIENTS = ("gradient_norm", "gradient_x_input")
+RESERVED = (ABLATION, *GRADIENTS)
 """What methods are compared with."""
 
 Methods = str | Iterable[str] | Mapping[str, Scores | Method] | None

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from interp.plots.labels import token_label
 
 if TYPE_CHECKING:
-    from interp.flow.faithfulness import Faithfulness
+    from interp.flow.faithfulness_result import Faithfulness
 
 COLOURS = {"ablation": "#1f5fa8", "gradient_norm": "#c2571a", "gradient_x_input": "#5a8f3c"}
 LANE = 0.24
