@@ -6,7 +6,7 @@ O(T) memory: the backward pass of ``attend`` recomputes the map tile by tile, an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,12 @@ from interp.errors import InputError, RunError
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.call import AttentionCall
+from interp.models.editing import edits_on
 from interp.models.layers import LayerKey
 from interp_kernels import Attended, AttentionMap
 
 if TYPE_CHECKING:
+    from interp.models.attention import Edit
     from interp.models.hooked import HookedModel
 
 Objective = Callable[[Tensor], Tensor]
@@ -35,12 +37,15 @@ class LayerGradient:
 
     output    z [B, Hq, Tq, Dv], the heads' outputs as handed to the model
     gradient  dF/dz, the same shape
-    map       the lazy map; ``map.weighted_by(gradient)`` is the lazy map of max(0, P dF/dP)
+    map       the lazy map; ``map.weighted_by(reaching)`` is the lazy map of max(0, P dF/dP)
+    reaching  the gradient that reaches the map: dF/dz before edits of z. Without such edits it is ``gradient``; of an ablated
+              head it is 0
     """
 
     output: Tensor
     gradient: Tensor
     map: AttentionMap
+    reaching: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +93,12 @@ def gradients(
     wanted = model.wanted_layers(layers)
     batch = model.checked(inputs, beyond_context=beyond_context)
     found: dict[LayerKey, Attended] = {}
+    calls: dict[LayerKey, AttentionCall] = {}
 
     def record(call: AttentionCall, attended: Attended) -> None:
         if call.layer.key in wanted:
             found[call.layer.key] = attended
+            calls[call.layer.key] = call
 
     with torch.enable_grad(), _embedded(model) as embedded:
         last = model.run(batch, lambda call: (), record, logits=logits, differentiable=True)
@@ -106,12 +113,33 @@ def gradients(
     for layer, gradient in zip(found, filled, strict=False):
         if not bool(torch.isfinite(gradient).all()):
             raise RunError(f"layer {layer}: NaN or infinity in the gradient of its heads' outputs; check the objective")
+    edits = edits_on(model.host.layers)
     of_layers = {
-        layer: LayerGradient(attended.output.detach(), gradient, _detached(attended.map))
+        layer: LayerGradient(
+            attended.output.detach(),
+            gradient,
+            _detached(attended.map),
+            _before_edits(edits, calls[layer], attended.output, gradient),
+        )
         for (layer, attended), gradient in zip(found.items(), filled, strict=False)
     }
     of_inputs = [(x.detach(), gradient) for x, gradient in zip(embedded, filled[len(outputs) :], strict=True)]
     return Gradients(float(value.detach()), last.detach(), of_layers, tuple(of_inputs), batch)
+
+
+def _before_edits(edits: Sequence[Edit], call: AttentionCall, output: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in front of the edits of a layer's output, which are affine: where they are differentiated does not matter."""
+    with torch.enable_grad():
+        before = output.detach().requires_grad_()
+        after = before
+        for edit in edits:
+            after = edit.output(call, after)
+    if after is before:
+        return gradient
+    if not after.requires_grad:
+        return torch.zeros_like(gradient)
+    (reaching,) = torch.autograd.grad(after, before, gradient, allow_unused=True)
+    return torch.zeros_like(gradient) if reaching is None else reaching
 
 
 @contextmanager
@@ -128,7 +156,7 @@ def _embedded(model: HookedModel) -> Iterator[list[Tensor]]:
         # A view, for models that go on in place.
         return root.view_as(root)
 
-    handles = [embedding.register_forward_hook(hook) for embedding in _embeddings(model.host.inner)]
+    handles = [embedding.register_forward_hook(hook) for embedding in input_embeddings(model.host.inner)]
     try:
         yield embedded
     finally:
@@ -136,7 +164,7 @@ def _embedded(model: HookedModel) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _embeddings(model: nn.Module) -> set[nn.Module]:
+def input_embeddings(model: nn.Module) -> set[nn.Module]:
     """The input embeddings of a model and of its parts: an encoder and a decoder may each have one."""
     found: set[nn.Module] = set()
     for part in model.modules():

@@ -1,21 +1,19 @@
-"""Token strings as labels of Plotly figures, which would read markup in them."""
+"""Token strings as labels of figures: plotly reads markup in text, and white space would not be seen."""
 
 from __future__ import annotations
 
-SHOWN = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
-"""Characters that cannot be seen, and what stands for them."""
-LONGEST = 24
+from html import escape
+
+SEEN = {"\n": "↵", "\t": "⇥", "\r": "␍"}
+LONGEST = 14
 
 
-def plain(text: str, longest: int = LONGEST) -> str:
-    """``text`` so that Plotly writes it as it is: no markup, one line, at most ``longest`` characters.
-
-    Control characters and marks that change the direction of writing are shown by their code; a space at an end as "·".
-    """
-    shown = "".join(SHOWN.get(c, c) if c.isprintable() or c in SHOWN else f"⟨{ord(c):x}⟩" for c in text[: longest + 1])
-    if len(shown) > longest or len(text) > longest:
+def token_label(token: str, longest: int = LONGEST) -> str:
+    """A token as plotly shows it, letter for letter: no markup, spaces around it as "␣", line ends as "↵", long ones cut."""
+    shown = "".join(SEEN.get(letter, letter if letter.isprintable() else "�") for letter in token)
+    core = shown.strip(" ")
+    left = len(shown) - len(shown.lstrip(" "))
+    shown = "␣" * left + core + "␣" * (len(shown) - left - len(core))
+    if len(shown) > longest:
         shown = shown[: longest - 1] + "…"
-    inner = shown.strip(" ")
-    before = len(shown) - len(shown.lstrip(" "))
-    shown = "·" * before + inner + "·" * (len(shown) - before - len(inner))
-    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escape(shown, quote=False)

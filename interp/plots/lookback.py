@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from interp.errors import InputError
 from interp.naming import head_name
-from interp.plots.labels import plain
+from interp.plots.labels import token_label
 
 if TYPE_CHECKING:
     from interp.heads.lookback import LookbackRatios
@@ -27,7 +27,7 @@ def ratios_by_token(result: LookbackRatios, sequence: int) -> go.Figure:
     """
     if not -len(result.tokens) <= sequence < len(result.tokens):
         raise InputError(f"sequence {sequence} does not exist: there are {len(result.tokens)}")
-    tokens = [plain(token) for token in result.tokens[sequence]]
+    tokens = [token_label(token) for token in result.tokens[sequence]]
     ratios = result.ratios[sequence][:, :, : len(tokens)]
     layers, heads, count = ratios.shape
     names = [head_name(result.layers[layer], head) for layer in range(layers) for head in range(heads)]

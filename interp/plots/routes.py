@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from interp.plots.labels import plain
+from interp.plots.labels import token_label
 
 if TYPE_CHECKING:
     from interp.flow.routes import Routes
@@ -70,7 +70,7 @@ def routes_graph(result: Routes) -> go.Figure:
         mode="markers",
         marker={"size": 4 + 12 * nodes["flow"], "color": "#111827"},
         text=[
-            f"{plain(token)} at {position}<br>{_stage(stage)}<br>{flow:.3f} of the last node"
+            f"{token_label(token)} at {position}<br>{_stage(stage)}<br>{flow:.3f} of the last node"
             for stage, position, token, flow in nodes.itertuples(index=False)
         ],
         hoverinfo="text",
@@ -81,7 +81,7 @@ def routes_graph(result: Routes) -> go.Figure:
         template="plotly_white",
         xaxis={
             "tickvals": list(column.values()),
-            "ticktext": [f"{plain(result.tokens[position])}<br>{position}" for position in positions],
+            "ticktext": [f"{token_label(result.tokens[position])}<br>{position}" for position in positions],
             "showgrid": False,
             "zeroline": False,
         },

@@ -114,6 +114,17 @@ def test_an_ablated_head_has_no_part(own_model: Callable[[str], PreTrainedModel]
         edited = gradients(model, token_ids((2, T)), objective)
     assert bool((edited.layers[1].output[:, 2] == 0).all())
     assert edited.value != plain.value
+    assert bool((edited.layers[1].reaching[:, 2] == 0).all())
+    assert bool((edited.layers[1].gradient[:, 2] != 0).any())
+    assert edited.layers[1].reaching[:, :2].equal(edited.layers[1].gradient[:, :2])
+    assert plain.layers[1].reaching is plain.layers[1].gradient
+
+
+def test_a_scaled_head_passes_on_its_share_of_the_gradient(own_model: Callable[[str], PreTrainedModel]):
+    model = interp.load(own_model("llama"))
+    with model.edited([edits.scale("L0H1", factor=0.5), edits.scale("L0H1", factor=0.5)]):
+        layer = gradients(model, token_ids((2, T)), objective).layers[0]
+    torch.testing.assert_close(layer.reaching[:, 1], layer.gradient[:, 1] / 4, rtol=0, atol=0)
 
 
 def test_another_threads_run_is_not_cut_off_from_its_graph(own_model: Callable[[str], PreTrainedModel]):
