@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.errors import InputError
+from interp.heads.chance import uniform_stats
 from interp.heads.detector import Detector, ProbeDetector, RunDetector, Setting
 from interp.heads.registry import STANDARD, Wanted, as_list, chosen
 from interp.heads.samples import Samples, Sequences, Source
@@ -17,7 +18,7 @@ from interp.inputs.tokens import special_around, tokenise
 from interp.models.hooked import HookedModel
 from interp.naming import named_layers
 from interp.scores import HeadScores, Measured
-from interp_kernels import Mask, Probe, attend
+from interp_kernels import Probe
 
 BATCH_TOKENS = 8192
 """Token positions of one forward run, unless a single sequence is longer."""
@@ -228,22 +229,12 @@ def _measure(
     probes = [probe for detector in members for probe in detector.probes(ids, prefix)]
     batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool))
     capture = model.capture(batch, probes, beyond_context=beyond_context)
-    uniform = _uniform(probes, [capture.masks[layer] for layer in capture.layers], ids)
+    uniform = uniform_stats(probes, [capture.masks[layer] for layer in capture.layers], ids)
     for detector in members:
         by_layer = [{name: values[layer] for name, values in capture.stats.items()} for layer in capture.layers]
         scores = torch.stack([detector.score(stats) for stats in by_layer], dim=1)
         chance = torch.stack([detector.score(stats)[:, 0] for stats in uniform], dim=1)
         measured[detector.name].add(scores.double().cpu(), chance.double().cpu())
-
-
-def _uniform(probes: Sequence[Probe], masks: Sequence[Mask], ids: Tensor) -> list[dict[str, Tensor]]:
-    """The probes' values under uniform attention over the visible keys, for each layer's mask: equal scores do that."""
-    values: dict[int, dict[str, Tensor]] = {}
-    for mask in masks:
-        if id(mask) not in values:
-            zeros = torch.zeros(ids.shape[0], 1, ids.shape[1], 1, device=ids.device)
-            values[id(mask)] = attend(zeros, zeros, zeros, mask=mask, probes=probes).stats
-    return [values[id(mask)] for mask in masks]
 
 
 def _is_beyond(model: HookedModel, made: Iterable[Sequences]) -> bool:

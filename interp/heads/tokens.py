@@ -20,3 +20,10 @@ def previous_ids(ids: Tensor) -> Tensor:
     shifted = torch.full_like(ids, -1)
     shifted[:, 1:] = ids[:, :-1]
     return shifted
+
+
+def next_ids(ids: Tensor) -> Tensor:
+    """The id after each position, -1 (which matches nothing) at the last. ids: [B, T]."""
+    shifted = torch.full_like(ids, -1)
+    shifted[:, :-1] = ids[:, 1:]
+    return shifted

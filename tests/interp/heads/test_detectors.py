@@ -120,9 +120,9 @@ def test_forward_runs_are_shared(scanned):
     assert shapes == sorted(
         [
             # 200 tokens in windows of 69, and BOS; the last one has 62.
-            (2, 70, "previous_token", "current_token", "induction_text"),
-            (1, 63, "previous_token", "current_token", "induction_text"),
-            (3, 64, "first_token_sink"),
+            (2, 70, "previous_token", "current_token", "induction_text", "copying"),
+            (1, 63, "previous_token", "current_token", "induction_text", "copying"),
+            (3, 64, "first_token_sink", "hidden_sink"),
             # 34 tokens twice fit in 70 positions behind BOS.
             (5, 69, "duplicate_token", "induction"),
         ]

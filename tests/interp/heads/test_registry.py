@@ -14,7 +14,16 @@ from interp.heads.detector import Detector, ProbeDetector, RunDetector
 from interp.heads.registry import chosen
 
 BASES = (Detector, ProbeDetector, RunDetector)
-NAMES = ["previous_token", "current_token", "duplicate_token", "induction", "induction_text", "first_token_sink"]
+NAMES = [
+    "previous_token",
+    "current_token",
+    "duplicate_token",
+    "induction",
+    "induction_text",
+    "copying",
+    "first_token_sink",
+    "hidden_sink",
+]
 
 
 def test_names():
@@ -35,7 +44,7 @@ def test_each_says_what_it_is(name: str):
 
 def test_thresholds():
     found = {name: detector.threshold for name, detector in interp.detectors().items()}
-    assert found == dict.fromkeys(NAMES, 0.4) | {"first_token_sink": 0.3}
+    assert found == dict.fromkeys(NAMES, 0.4) | {"first_token_sink": 0.3, "hidden_sink": 0.1}
 
 
 def test_every_detector_of_the_folder_is_registered():
