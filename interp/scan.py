@@ -60,7 +60,7 @@ def scan(
     wanted, left_out = _fitting(model, as_list(detectors), text, window)
     by_probes = [detector for detector in wanted if isinstance(detector, ProbeDetector)]
     # What runs by itself cuts the text as it needs.
-    source = _source(model, text if by_probes else None, window, samples, seed, beyond_context)
+    source = source_of(model, text if by_probes else None, window, samples, seed, beyond_context)
     groups: dict[Samples, list[ProbeDetector]] = {}
     for detector in by_probes:
         groups.setdefault(detector.samples(), []).append(detector)
@@ -161,9 +161,19 @@ def _made(recipe: Samples, source: Source, members: Sequence[ProbeDetector]) -> 
     return made
 
 
-def _source(
-    model: HookedModel, text: str | None, window: int | None, samples: int, seed: int, beyond_context: bool
+def source_of(
+    model: HookedModel,
+    text: str | None = None,
+    window: int | None = None,
+    samples: int = 8,
+    seed: int = 0,
+    beyond_context: bool = False,
 ) -> Source:
+    """What recipes of ``interp.heads.samples`` make inputs for ``model`` from; arguments as of ``scan``.
+
+    Raises:
+        InputError: the text cannot be read, or is too long.
+    """
     shape = model.shape
     before, after = special_around(model.tokenizer)
     ids = None
@@ -182,13 +192,13 @@ def _source(
     if window is not None:
         model.check_length(window, beyond_context=beyond_context)
         longest = window
-    special, bos = _special_ids(model)
+    special, bos = special_ids(model)
     usable = min(shape.vocabulary, len(model.tokenizer)) if model.tokenizer is not None else shape.vocabulary
     ordinary = torch.tensor([i for i in range(usable) if i not in special], dtype=torch.int64)
     return Source(ids, longest, before, after, bos, ordinary, seed, samples)
 
 
-def _special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:
+def special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:
     """Ids that are no ordinary tokens, and what random sequences begin with."""
     config = model.host.config
     named = [getattr(config, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")]

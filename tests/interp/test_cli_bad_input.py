@@ -60,7 +60,7 @@ CASES: dict[str, tuple[Callable[[dict[str, Path]], list[object]], str]] = {
     ),
     "text too short": (
         lambda f: [f["model"], "--text", written("t", "w5 w6 w5 w7")],
-        "first_token_sink: the text has 4 tokens, fewer than the 63 that a window of 64 positions needs",
+        "first_token_sink, hidden_sink: the text has 4 tokens, fewer than the 63 that a window of 64 positions needs",
     ),
     "text without a copy": (
         lambda f: [f["model"], "--text", written("t", "w5 w6 w7"), "--detectors", "induction_text"],

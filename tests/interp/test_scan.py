@@ -52,7 +52,7 @@ def test_as_few_forward_runs_as_inputs(model: HookedModel, inputs: list[torch.Te
     handle = model.model.base_model.register_forward_hook(lambda *_: forwards.append(1))
     scores = scan(model, text=TEXT)
     handle.remove()
-    assert len(scores.detectors) == 6
+    assert len(scores.detectors) == 8
     assert sorted(tuple(ids.shape) for ids in inputs) == [(1, 151), (2, 64), (8, 101)]
     assert len(forwards) == 3
 
@@ -113,10 +113,12 @@ def test_a_text_without_special_tokens(own_model, inputs: list[torch.Tensor]):
 
 
 def test_standard_without_text_leaves_out_what_needs_one(model: HookedModel, bare: HookedModel):
-    assert scan(model).settings["left_out"] == {"induction_text": "it needs a text; give text= (--text)"}
+    assert scan(model).settings["left_out"] == dict.fromkeys(
+        ["induction_text", "copying"], "it needs a text; give text= (--text)"
+    )
     without = scan(bare, text=TEXT)
     reason = "it needs a text, and LlamaForCausalLM has no tokenizer"
-    assert without.settings["left_out"] == {"induction_text": reason}
+    assert without.settings["left_out"] == dict.fromkeys(["induction_text", "copying"], reason)
     assert "random tokens" in without.settings["inputs"]["previous_token"]
     assert without.settings["text_tokens"] is None
     assert interp.scan(model, ["standard"], progress=False).settings["left_out"]
@@ -136,7 +138,8 @@ def test_an_encoder(own_model, tokenizer, inputs: list[torch.Tensor]):
     scores = scan(encoder, text=TEXT)
     assert scores.detectors == ["previous_token", "current_token", "first_token_sink"]
     reason = "it is defined for heads that look back only, and BertModel sees both ways"
-    assert scores.settings["left_out"] == dict.fromkeys(["duplicate_token", "induction", "induction_text"], reason)
+    backward = ["duplicate_token", "induction", "induction_text", "copying", "hidden_sink"]
+    assert scores.settings["left_out"] == dict.fromkeys(backward, reason)
     inputs.clear()
     with pytest.raises(
         InputError, match="detector 'induction' cannot be run: it is defined for heads that look back only"
@@ -161,7 +164,7 @@ def test_settings(model: HookedModel):
 def test_windows_too_short_for_a_detector(model: HookedModel):
     scores = scan(model, text=TEXT, window=32)
     reason = "it needs 64 positions, and windows of 32 are asked for"
-    assert scores.settings["left_out"] == {"first_token_sink": reason}
+    assert scores.settings["left_out"] == dict.fromkeys(["first_token_sink", "hidden_sink"], reason)
     with pytest.raises(InputError, match=f"detector 'first_token_sink' cannot be run: {reason}"):
         scan(model, "first_token_sink", text=TEXT, window=32)
 
@@ -177,7 +180,7 @@ def test_a_context_too_short_for_a_detector():
 
 def test_a_text_too_short(model: HookedModel, inputs: list[torch.Tensor]):
     with pytest.raises(
-        InputError, match="first_token_sink: the text has 20 tokens, fewer than the 63 that a window of 64"
+        InputError, match="first_token_sink, hidden_sink: the text has 20 tokens, fewer than the 63 that a window of 64"
     ):
         scan(model, text=text_of([3, *range(3, 22)]))
     with pytest.raises(InputError, match="induction_text: the text is too short, none of its tokens comes twice"):
@@ -290,4 +293,4 @@ def test_a_half_precision_model(own_model):
     assert scores.settings["model"]["dtype"] == "bfloat16"
     exact = scan(interp.load(own_model("llama")), samples=2)
     assert (scores.frame["score"] - exact.frame["score"]).abs().max() < 0.1
-    assert len(scores.frame) == LAYERS * HEADS * 5
+    assert len(scores.frame) == LAYERS * HEADS * 6
