@@ -18,7 +18,6 @@ from interp.inputs.tokens import special_around, tokenise
 from interp.models.hooked import HookedModel
 from interp.naming import named_layers
 from interp.scores import HeadScores, Measured
-from interp_kernels import Probe
 
 BATCH_TOKENS = 8192
 """Token positions of one forward run, unless a single sequence is longer."""

@@ -28,7 +28,9 @@ class Copying(ProbeDetector):
     """
 
     name: str = "copying"
-    definition: str = "on a text: attention on earlier tokens that are equal to the next token, mean over the queries with one"
+    definition: str = (
+        "on a text: attention on earlier tokens that are equal to the next token, mean over the queries with one"
+    )
     source: str = "after Olsson et al., arXiv 2209.11895"
     threshold: float = 0.4
     threshold_source: str = "of the other attention scores; no source gives one for this score"

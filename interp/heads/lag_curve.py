@@ -240,7 +240,8 @@ class _Pairs:
         # Keys i - d that match by the query itself or by a later copy, and are no earlier copy's neighbour.
         self.not_earlier = {
             lag: [
-                (shifted(ids, d + lag) == ids) & (ids >= 0) & (columns - d >= first) for d in range(1 - lag if lag < 0 else 0)
+                (shifted(ids, d + lag) == ids) & (ids >= 0) & (columns - d >= first)
+                for d in range(1 - lag if lag < 0 else 0)
             ]
             for lag in lags
         }

@@ -142,9 +142,7 @@ class Stream:
                     continue
                 position, dimension = divmod(index, width)
                 rest = float(values[index]), median, ratio, bool(massive[index])
-                place.largest[rank] = Activation(
-                    number, rank, self.sequences + row, position, "", dimension, *rest
-                )
+                place.largest[rank] = Activation(number, rank, self.sequences + row, position, "", dimension, *rest)
 
 
 def _blocks(model: HookedModel) -> tuple[list[nn.Module], int]:

@@ -134,7 +134,7 @@ class SinksResult(Result):
             count = int(self.stream["massive"].sum())
             top = self.stream.loc[self.stream["largest_ratio"].idxmax()]
             lines.append(
-                f"massive activations ({rule}): {count if count else 'none'}; the largest ratio is {top['largest_ratio']:.1f}, at "
+                f"massive activations ({rule}): {count or 'none'}; the largest ratio is {top['largest_ratio']:.1f}, at "
                 f"place {int(top['place'])} of {len(self.stream) - 1}"
             )
         return "\n".join(lines)

@@ -33,7 +33,9 @@ def batches_of(
     if window is None or not isinstance(inputs, str | Path):
         batch = model.checked(inputs, beyond_context=beyond_context)
         if batch.ids is None:
-            raise InputError("inputs: expected a text, texts or token ids, for what is found is told by token; got others")
+            raise InputError(
+                "inputs: expected a text, texts or token ids, for what is found is told by token; got others"
+            )
         yield batch
         return
     windows = model.windows(inputs, window, beyond_context=beyond_context)

@@ -27,7 +27,7 @@ def lag_figure(result: LagCurveResult) -> go.Figure:
     flat = result.curve.reshape(layers * heads, -1)
     top = np.argsort(-np.nan_to_num(flat, nan=-1).max(-1), kind="stable")
     figure = go.Figure()
-    for place in [*top[:NAMED - 1 : -1], *top[:NAMED]]:
+    for place in [*top[: NAMED - 1 : -1], *top[:NAMED]]:
         rank = int(np.nonzero(top == place)[0][0])
         is_named = rank < NAMED
         layer, head = divmod(int(place), heads)

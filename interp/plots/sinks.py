@@ -73,7 +73,9 @@ def _rates(figure: go.Figure, result: SinksResult) -> None:
     )
     figure.update_xaxes(title_text="position k", range=[-1, len(at)], row=1, col=1)
     top = float(min(1.0, max(0.05, np.nanmax(rate + np.nan_to_num(error)) * 1.1)))
-    figure.update_yaxes(title_text="share of heads and samples", tickformat=".0%", range=[-0.02 * top, top], row=1, col=1)
+    figure.update_yaxes(
+        title_text="share of heads and samples", tickformat=".0%", range=[-0.02 * top, top], row=1, col=1
+    )
 
 
 def _heads(figure: go.Figure, result: SinksResult, k: int, threshold: float) -> None:
@@ -102,13 +104,18 @@ def _heads(figure: go.Figure, result: SinksResult, k: int, threshold: float) -> 
     layer, head = np.nonzero(grid > threshold)
     dark = grid[layer, head] < 0.7
     size = max(4, min(30, 220 // max(layers, heads)))
-    marker = {"symbol": "square-open", "size": size, "color": np.where(dark, "#ffffff", "#111111"), "line": {"width": 2}}
-    figure.add_scatter(
-        x=head, y=layer, mode="markers", marker=marker, hoverinfo="skip", showlegend=False, row=1, col=2
-    )
+    marker = {
+        "symbol": "square-open",
+        "size": size,
+        "color": np.where(dark, "#ffffff", "#111111"),
+        "line": {"width": 2},
+    }
+    figure.add_scatter(x=head, y=layer, mode="markers", marker=marker, hoverinfo="skip", showlegend=False, row=1, col=2)
     step = max(1, layers // 16)
     ticks = {"tickvals": list(range(0, layers, step)), "ticktext": [str(n) for n in result.layers[::step]]}
-    figure.update_xaxes(title_text="head", range=[-0.5, heads - 0.5], dtick=max(1, heads // 16), showgrid=False, row=1, col=2)
+    figure.update_xaxes(
+        title_text="head", range=[-0.5, heads - 0.5], dtick=max(1, heads // 16), showgrid=False, row=1, col=2
+    )
     figure.update_yaxes(title_text="layer", range=[layers - 0.5, -0.5], showgrid=False, **ticks, row=1, col=2)
 
 
@@ -163,7 +170,9 @@ def _stream(figure: go.Figure, result: SinksResult) -> None:
     texts = [*(f"into {n}" for n in range(places - 1)), "out"]
     step = max(1, places // 8)
     shown = [*range(0, places - 1, step), places - 1]
-    figure.update_xaxes(tickvals=shown, ticktext=[texts[n] for n in shown], tickangle=0, title_text="block", row=1, col=3)
+    figure.update_xaxes(
+        tickvals=shown, ticktext=[texts[n] for n in shown], tickangle=0, title_text="block", row=1, col=3
+    )
     figure.update_yaxes(type="log", dtick=1, row=1, col=3)
 
 

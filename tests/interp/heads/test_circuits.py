@@ -100,6 +100,8 @@ def test_a_hidden_sink_is_found_with_its_token_and_edits_see_it():
     assert found.rate[7] == 0.25
     words = TEXT.split()
     assert strong["token"].tolist()[0] == words[6]  # behind BOS
-    assert interp.scan(model, "hidden_sink", text=TEXT, progress=False, window=CONTEXT).grid("hidden_sink")[0, 1] >= 0.99
+    assert (
+        interp.scan(model, "hidden_sink", text=TEXT, progress=False, window=CONTEXT).grid("hidden_sink")[0, 1] >= 0.99
+    )
     with model.edited(interp.edits.cut(keys=7, heads=["L0H1"])):
         assert interp.heads.sinks(model, TEXT, massive=False).rate[7] == 0
