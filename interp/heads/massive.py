@@ -1,6 +1,6 @@
 """Massive activations: single numbers of the residual stream that are far larger than all others.
 
-    an activation x is massive where |x| > 100 and |x| >= 1000 times the median of |x| over the hidden state [T, d] of its sequence
+    x is massive where |x| > 100 and |x| >= 1000 times the median of |x| over the hidden state [T, d] of its sequence
 
 of Sun et al., Massive Activations in Large Language Models (arXiv 2402.17762), who say "at least or around 1,000 times". The
 stream is looked at where it enters each block and where it leaves the last one, block by block while the model runs: no

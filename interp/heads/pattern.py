@@ -53,8 +53,8 @@ class Pattern(RunDetector):
     where    a function of (i [r, 1], j [1, c], ``Tokens``) that gives bool [r, c]: D[i, j]
     dense    D itself, [T, T], for inputs of just T tokens, at most 2,048; any finite numbers
 
-    In a decoder D counts for j <= i only. offsets, labels and keys are measured by probes, in O(T) memory. where and dense go over
-    the lazy map tile by tile: T^2 / 2 cells for each head, the time of an eager pass, in the memory of one tile.
+    In a decoder D counts for j <= i only. offsets, labels and keys are measured by probes, in O(T) memory. where and dense go
+    over the lazy map tile by tile: T^2 / 2 cells for each head, the time of an eager pass, in the memory of one tile.
 
     score_by               "mul" or "abs"; see the top of this file
     exclude_bos            leave out the first column
@@ -82,15 +82,18 @@ class Pattern(RunDetector):
     exclude_bos: bool = False
     exclude_current_token: bool = False
 
-    # Functions and tensors have no equality of use: a pattern is equal to itself alone.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other  # functions and tensors have no equality of use
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __post_init__(self) -> None:
         given = [kind for kind in ("offsets", "labels", "keys", "where", "dense") if getattr(self, kind) is not None]
         if len(given) != 1:
             raise InputError(
-                f"pattern {self.name!r}: expected one of offsets, labels, keys, where and dense, got {' and '.join(given) or 'none'}"
+                f"pattern {self.name!r}: expected one of offsets, labels, keys, where and dense, got "
+                f"{' and '.join(given) or 'none'}"
             )
         (kind,) = given
         if self.score_by not in ("mul", "abs"):
@@ -170,8 +173,8 @@ class Pattern(RunDetector):
         all_scores = torch.cat(scores)
         if bool(torch.isnan(all_scores).all()):
             raise InputError(
-                f"pattern {self.name!r}: the inputs hold no pair of tokens that it marks and that counts, so no score is defined; "
-                "give other inputs"
+                f"pattern {self.name!r}: the inputs hold no pair of tokens that it marks and that counts, so no score is "
+                "defined; give other inputs"
             )
         left_out = ["the first column"] * self.exclude_bos + ["the diagonal"] * self.exclude_current_token
         described = (
@@ -182,10 +185,7 @@ class Pattern(RunDetector):
 
     def _score(self, sums: Sums) -> Tensor:
         """[S, L, H] from sums over cells; NaN where the pattern has no cell, or no attention counts."""
-        if self.score_by == "mul":
-            score = sums.both / sums.attention
-        else:
-            score = 1 - sums.apart / sums.length
+        score = sums.both / sums.attention if self.score_by == "mul" else 1 - sums.apart / sums.length
         return torch.where((sums.pattern > 0) & (sums.attention > 0), score, torch.nan)
 
     def _cells(self, model: HookedModel, batch: Batch) -> Cells:
@@ -216,7 +216,8 @@ class Pattern(RunDetector):
             for tokens in rows:
                 if len(tokens.ids) != len(self.dense):
                     raise InputError(
-                        f"pattern {self.name!r}: dense: it is for inputs of {len(self.dense)} tokens, got one of {len(tokens.ids)}"
+                        f"pattern {self.name!r}: dense: it is for inputs of {len(self.dense)} tokens, got one of "
+                        f"{len(tokens.ids)}"
                     )
             if causal and bool(self.dense.triu(1).any()):
                 raise InputError(
@@ -291,8 +292,8 @@ def _dense(name: str, given: Any) -> Tensor:
         raise InputError(f"pattern {name!r}: dense: expected numbers [T, T], got {given!r:.60}") from None
     if dense.ndim != 2 or dense.shape[0] != dense.shape[1] or not 1 <= len(dense) <= LARGEST_DENSE:
         raise InputError(
-            f"pattern {name!r}: dense: expected [T, T] with T up to {LARGEST_DENSE:,}, got {list(dense.shape)}; longer patterns as "
-            "where="
+            f"pattern {name!r}: dense: expected [T, T] with T up to {LARGEST_DENSE:,}, got {list(dense.shape)}; longer "
+            "patterns as where="
         )
     if not bool(torch.isfinite(dense).all()):
         raise InputError(f"pattern {name!r}: dense: it holds NaN or infinity; expected finite numbers")

@@ -93,7 +93,7 @@ class SinksResult(Result):
         return int(self.rate[: self.counted].argmax())
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per layer, head and position k: alpha, share of samples above the threshold, chance, and Sink_k of the model."""
+        """One row per layer, head and position k: alpha, share of samples above the threshold, chance, Sink_k of the model."""
         import pandas as pd
 
         layers, heads, positions = self.alpha.shape
@@ -122,17 +122,20 @@ class SinksResult(Result):
         constants = self.settings["constants"]
         best = self.strongest
         layer, head = np.unravel_index(int(np.nanargmax(self.alpha[:, :, best])), self.alpha.shape[:2])
-        lines = [
+        first = (
             f"Sink_{best} = {self.rate[best]:.1%} of heads and samples (alpha > {constants['threshold']:g}; {self.samples[best]} "
             f"samples of up to {len(self.rate)} positions); strongest {head_name(self.layers[layer], int(head))} with alpha "
-            f"{self.alpha[layer, head, best]:.3f} (chance {self.chance[layer, best]:.3f})",
+            f"{self.alpha[layer, head, best]:.3f} (chance {self.chance[layer, best]:.3f})"
+        )
+        second = (
             f"hidden sinks (alpha > {constants['hidden_threshold']:g}, at least {constants['min_queries']} later queries): "
-            f"{len(self.hidden)} columns in {len(self.hidden[['layer', 'head']].drop_duplicates())} heads",
-        ]
+            f"{len(self.hidden)} columns in {len(self.hidden[['layer', 'head']].drop_duplicates())} heads"
+        )
+        lines = [first, second]
         if len(self.stream):
             rule = f"|x| > {constants['massive_size']:g} and >= {constants['massive_ratio']:g} times the median"
             count = int(self.stream["massive"].sum())
-            top = self.stream.loc[self.stream["largest_ratio"].idxmax()]
+            top = self.stream.iloc[int(self.stream["largest_ratio"].to_numpy().argmax())]
             lines.append(
                 f"massive activations ({rule}): {count or 'none'}; the largest ratio is {top['largest_ratio']:.1f}, at "
                 f"place {int(top['place'])} of {len(self.stream) - 1}"
