@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -25,7 +25,8 @@ def sinks_figure(result: SinksResult, position: int | None = None) -> go.Figure:
     standard errors over samples. Positions that too few queries follow are left out. Middle: alpha_k of each head at one
     position, the one with the largest rate unless ``position`` is given; colours run from 0 to 1, grey is a head that a layer
     lacks, a frame marks heads above the threshold. Right: the residual stream as it enters each block and leaves the last:
-    its median |x| and its largest |x|, one mark a rank (black diamonds where massive), on a logarithmic axis with the rule's two bounds dotted.
+    its median |x| and its largest |x|, one mark a rank (black diamonds where massive), on a logarithmic axis with the rule's
+    two bounds dotted.
 
     Raises:
         InputError: there is no such position.
@@ -178,4 +179,5 @@ def _stream(figure: go.Figure, result: SinksResult) -> None:
 
 def _edge(figure: go.Figure, column: int) -> float:
     """Where a panel ends, as a share of the figure's width."""
-    return float(figure.layout[f"xaxis{column}"]["domain"][1]) + 0.005
+    layout: Any = figure.layout
+    return float(layout[f"xaxis{column}"]["domain"][1]) + 0.005
