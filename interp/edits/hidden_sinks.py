@@ -13,7 +13,7 @@ from interp.errors import InputError
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.layers import LayerKey
-from interp_kernels import Received
+from interp_kernels import Mask, Received
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -53,15 +53,24 @@ def hidden_sinks(
     if isinstance(min_queries, bool) or not isinstance(min_queries, int) or min_queries < 0:
         raise InputError(f"hidden_sinks: expected a whole number from 0 on for min_queries, got {min_queries!r}")
     capture = model.capture(inputs, [Received(normalize=True, name="alpha")], layers=layers)
-    found: dict[LayerKey, Tensor] = {}
-    for layer, alpha in capture["alpha"].items():
-        flagged = alpha > threshold  # NaN, for a key that nobody sees, is not
-        if capture.masks[layer].is_causal:
-            flagged &= (_later(capture.keep, alpha) >= min_queries)[:, None]
-        if keep_first:
-            flagged &= flagged.cumsum(dim=-1) > 1
-        found[layer] = flagged
-    return found
+    return {
+        layer: flagged_columns(
+            alpha, capture.masks[layer], capture.keep, threshold, min_queries=min_queries, keep_first=keep_first
+        )
+        for layer, alpha in capture["alpha"].items()
+    }
+
+
+def flagged_columns(
+    alpha: Tensor, mask: Mask, keep: Tensor | None, threshold: float, *, min_queries: int, keep_first: bool
+) -> Tensor:
+    """The rule of ``hidden_sinks`` on alpha [B, Hq, T] of one layer: bool [B, Hq, T]. keep: [B, T], False at padding."""
+    flagged = alpha > threshold  # NaN, for a key that nobody sees, is not
+    if mask.is_causal:
+        flagged &= (_later(keep, alpha) >= min_queries)[:, None]
+    if keep_first:
+        flagged &= flagged.cumsum(dim=-1) > 1
+    return flagged
 
 
 def _later(keep: Tensor | None, alpha: Tensor) -> Tensor:

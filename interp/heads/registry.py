@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from interp.errors import InputError
+from interp.heads.copying import Copying
 from interp.heads.current_token import CurrentToken
 from interp.heads.detector import Detector
 from interp.heads.duplicate_token import DuplicateToken
 from interp.heads.first_token_sink import FirstTokenSink
+from interp.heads.hidden_sink import HiddenSink
 from interp.heads.induction import Induction, InductionText
 from interp.heads.lookback import Lookback
 from interp.heads.previous_token import PreviousToken
@@ -26,7 +28,9 @@ _ALL: tuple[Detector, ...] = (
     DuplicateToken(),
     Induction(),
     InductionText(),
+    Copying(),
     FirstTokenSink(),
+    HiddenSink(),
     Lookback(),
 )
 
