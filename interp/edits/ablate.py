@@ -54,6 +54,8 @@ def mean_ablate(
     Raises:
         InputError: no head is named, or the reference holds nothing.
     """
+    if not isinstance(per_position, bool):
+        raise InputError(f"mean_ablate: expected True or False for per_position, got {per_position!r}")
     given = reference if isinstance(reference, Sequence) else (reference,)
     runs = tuple(checked_source("mean_ablate", "reference", each) for each in given)
     if not runs:

@@ -14,6 +14,7 @@ from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.layers import LayerKey
 from interp_kernels import Received
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -50,14 +51,15 @@ def hidden_sinks(
         InputError: a threshold outside of 0 to 1, or min_queries below 0.
     """
     threshold = checked_number("hidden_sinks: threshold", threshold, 0.0, 1.0)
-    if isinstance(min_queries, bool) or not isinstance(min_queries, int) or min_queries < 0:
+    least = whole(min_queries)
+    if least is None or least < 0:
         raise InputError(f"hidden_sinks: expected a whole number from 0 on for min_queries, got {min_queries!r}")
     capture = model.capture(inputs, [Received(normalize=True, name="alpha")], layers=layers)
     found: dict[LayerKey, Tensor] = {}
     for layer, alpha in capture["alpha"].items():
         flagged = alpha > threshold  # NaN, for a key that nobody sees, is not
         if capture.masks[layer].is_causal:
-            flagged &= (_later(capture.keep, alpha) >= min_queries)[:, None]
+            flagged &= (_later(capture.keep, alpha) >= least)[:, None]
         if keep_first:
             flagged &= flagged.cumsum(dim=-1) > 1
         found[layer] = flagged

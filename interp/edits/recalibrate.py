@@ -58,7 +58,7 @@ def recalibrate(
     where = None if isinstance(keys, Mapping) else Positions.of("recalibrate: keys", keys)
     return Recalibration(
         heads=heads,
-        layers=tuple(columns) if columns and heads == "all" and layers is None else layers,
+        layers=tuple(columns) if columns and isinstance(heads, str) and heads == "all" and layers is None else layers,
         keys=where,
         columns=columns,
         factor=checked_number("recalibrate: factor", factor, 0.0, 1.0),
