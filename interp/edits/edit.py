@@ -93,7 +93,7 @@ class Edit:
         return heads
 
     def __repr__(self) -> str:
-        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("chosen", "means")}
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("chosen", "means", "kept")}
         given = [f"{name}={_short(value)}" for name, value in shown.items() if value is not None and value != {}]
         return f"{self.name}({', '.join(given)})"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
 
 
+class HiddenSinks(dict[LayerKey, Tensor]):
+    """Layer -> which keys of each head, bool [B, Hq, T].
+
+    keep: layer -> which of its keys are no padding, [B, T]; None where all are
+    """
+
+    def __init__(self, found: Mapping[LayerKey, Tensor], keep: Mapping[LayerKey, Tensor | None]) -> None:
+        super().__init__(found)
+        self.keep = dict(keep)
+
+
 def hidden_sinks(
     model: HookedModel,
     inputs: Inputs | Batch,
@@ -28,7 +39,7 @@ def hidden_sinks(
     min_queries: int = 1,
     keep_first: bool = True,
     layers: Iterable[LayerKey] | None = None,
-) -> dict[LayerKey, Tensor]:
+) -> HiddenSinks:
     """The keys k of each head with alpha_k > threshold: what a query gives them on average, over the queries that see them.
 
         alpha_k = sum_i P_ik / (number of queries that see k),    from 0 to 1
@@ -45,7 +56,7 @@ def hidden_sinks(
         layers: which layers, all by default.
 
     Returns:
-        layer -> bool [B, Hq, T], for ``interp.edits.recalibrate(keys=...)``.
+        layer -> bool [B, Hq, T], for ``interp.edits.recalibrate(keys=...)``, which wants inputs padded in the same way.
 
     Raises:
         InputError: a threshold outside of 0 to 1, or min_queries below 0.
@@ -63,7 +74,7 @@ def hidden_sinks(
         if keep_first:
             flagged &= flagged.cumsum(dim=-1) > 1
         found[layer] = flagged
-    return found
+    return HiddenSinks(found, {layer: capture.keys(layer).keep for layer in found})
 
 
 def _later(keep: Tensor | None, alpha: Tensor) -> Tensor:

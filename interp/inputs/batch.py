@@ -40,9 +40,15 @@ class Batch:
     @property
     def padding(self) -> Padding | None:
         """The side on which padding stands; None without any."""
-        if self.keep is None or not self.is_padded:
-            return None
-        return "right" if is_right_padded(self.keep) else "left"
+        return None if self.keep is None else padding_of(self.keep)
+
+    @property
+    def rows(self) -> int:
+        """Sequences, images or sounds; what the decoder reads is counted only where there is nothing else."""
+        if self.ids is not None:
+            return self.ids.shape[0]
+        read = [value for name, value in self.others.items() if not name.startswith("decoder_")]
+        return (read or list(self.others.values()))[0].shape[0] if self.others else 1
 
     @property
     def tokens(self) -> int:
@@ -65,6 +71,11 @@ class Batch:
             keep = self.others.get("decoder_attention_mask")
             return None if keep is None or bool(keep.all()) else keep.bool()
         return self.keep if self.is_padded and stack in ("", "encoder", "text") else None
+
+
+def padding_of(keep: Tensor) -> Padding | None:
+    """The side on which padding stands in keep [B, T]; None without any."""
+    return None if bool(keep.all()) else "right" if is_right_padded(keep) else "left"
 
 
 def is_right_padded(keep: Tensor) -> bool:
