@@ -43,7 +43,7 @@ def spied(model: HookedModel, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 @pytest.fixture(scope="module", params=MODELS)
 def scanned(request, own_model, eager_model, tokenizer):
-    """A scan by all detectors with probes, and what it should have been: name -> (scores [S, L, H], chance [S, L]), from its own inputs."""
+    """A scan by all detectors with probes, and name -> (scores [S, L, H], chance [S, L]) as they should be."""
     name = request.param
     model = interp.load(own_model(name), tokenizer=tokenizer)
     with pytest.MonkeyPatch.context() as patch:
