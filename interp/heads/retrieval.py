@@ -265,7 +265,8 @@ class RetrievalHeads(RunDetector):
     positions: int = 64
     lengths: tuple[int, ...] | None = None
     depths: tuple[float, ...] | None = None
-    needles: int = BUILT_IN
+    needles: tuple[Needle, ...] | int = BUILT_IN
+    max_new_tokens: int = NEW_TOKENS
     counting: Counting = "code"
 
     def unfit(self, model: HookedModel) -> str | None:
@@ -279,9 +280,11 @@ class RetrievalHeads(RunDetector):
             depths=self.depths,
             needles=self.needles,
             haystack=setting.text,
+            max_new_tokens=self.max_new_tokens,
             counting=self.counting,
             seed=setting.seed,
             beyond_context=setting.beyond_context,
+            threshold=self.threshold,
             progress=setting.progress,
         )
         scores = np.where(result.counted[:, None, None], result.trial_scores, np.nan)
