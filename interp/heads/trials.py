@@ -4,8 +4,8 @@
     recall = needle_recall(model, trials)  # interp.heads.recall
 
 A prompt is  [special tokens]  haystack .. needle .. haystack  [what asks for it],  cut by tokens so that all of it has just the
-length that was asked for. The needle stands between two sentences, the last place at or before its depth, as in the code of
-Wu et al. (arXiv 2404.15574).
+length that was asked for. The needle stands between two sentences, at the place nearest to its depth. (The code of Wu et al., arXiv
+2404.15574, takes the last place before it, which in a short text may be far away.)
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Trial:
     number     its place among the trials that were made together
     length     tokens of the prompt, special tokens and question included
     depth      where the needle was to stand, in percent of the haystack: 0 its start, 100 its end
-    placed     where it stands, in the same percent: at the last end of a sentence before
+    placed     where it stands, in the same percent: between the two sentences nearest to it
     needle     the number of its needle
     ids        token ids of the prompt, [length]
     statement  positions of the needle's tokens, ascending
@@ -140,7 +140,7 @@ def needle_trials(
     asked = [_asked(needle, number, kind, tokenizer, stop) for number, needle in enumerate(made)]
     wanted_lengths = _lengths(model, lengths, longest, max(each.size for each in asked), max_new_tokens, beyond_context)
     hay = _haystack(haystack, tokenizer, max(wanted_lengths), seed)
-    _check_haystack(hay, haystack, made, asked, wanted_lengths)
+    _check_haystack(hay, made, asked, wanted_lengths)
     cells = [(length, depth, n) for length in wanted_lengths for depth in wanted_depths for n in range(len(made))]
     return tuple(
         _trial(number, length, depth, n, asked[n], made[n].answer, hay, max_new_tokens, beyond_context)
@@ -161,7 +161,7 @@ def _trial(
 ) -> Trial:
     room = length - asked.size
     window, gaps = hay.window(room)
-    place = int(gaps[np.searchsorted(gaps, depth / 100 * room, side="right") - 1])
+    place = int(gaps[np.abs(gaps - depth / 100 * room).argmin()])
     ids = [*asked.before, *window[:place].tolist(), *asked.needle, *window[place:].tolist(), *asked.after]
     first = len(asked.before) + place
     return Trial(
@@ -355,7 +355,6 @@ def _haystack(given: str | Path | None, tokenizer: PreTrainedTokenizerBase, long
 
 def _check_haystack(
     hay: Haystack,
-    given: str | Path | None,
     needles: Sequence[Needle],
     asked: Sequence[_Asked],
     lengths: Sequence[int],
@@ -367,7 +366,7 @@ def _check_haystack(
             "text or shorter lengths (a text is not repeated: its copy would be found by the heads that are looked for)"
         )
     for number, needle in enumerate(needles):
-        if given is not None and needle.answer.casefold() in hay.text.casefold():
+        if needle.answer.casefold() in hay.text.casefold():
             raise InputError(
                 f"haystack: the answer of needles[{number}], {needle.answer!r}, stands in it already; give another needle or "
                 "text"

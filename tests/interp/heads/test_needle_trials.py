@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import GPT2Tokenizer
 
 import interp
 from interp.errors import InputError
@@ -17,11 +17,11 @@ from interp.heads.needles import built_in_needles
 from interp.heads.recall import unigram_recall
 from interp.heads.trials import Trial
 from interp.models.hooked import HookedModel
+from tests.interp.tiny import ARCHITECTURES
 from tests.interp.words import words_tokenizer
 
 TEXT = "w5 w6 w7 w8 w9 w10 w11 w12 " * 30
 NEEDLE = Needle("w50 w51 w52 w53", "w52 w53", question="w54 w55")
-TOKENIZERS = Path(__file__).parents[4] / "shared" / "data" / "tokenizers"
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
@@ -47,7 +47,7 @@ def text_at(model: HookedModel, trial: Trial, positions: tuple[int, ...]) -> str
 def test_default_trials_of_the_demo_fit_its_context(demo: HookedModel):
     trials = needle_trials(demo)
     assert len(trials) == 5 * 5 * 3
-    assert sorted({trial.length for trial in trials})[-1] == 1024 - 50
+    assert max(trial.length for trial in trials) == 1024 - 50
     assert [trial.number for trial in trials] == list(range(75))
     assert [(t.depth, t.needle) for t in trials[:4]] == [(0.0, 0), (0.0, 1), (0.0, 2), (25.0, 0)]
 
@@ -64,12 +64,11 @@ def test_every_trial_has_its_length_and_its_needle_where_it_says(demo: HookedMod
         assert trial.ids[0] == demo.model.config.bos_token_id
 
 
-def test_needles_stand_between_sentences_at_or_before_their_depth(demo: HookedModel):
+def test_needles_stand_between_sentences_near_their_depth(demo: HookedModel):
     for trial in needle_trials(demo, lengths=[400], depths=[0, 10, 33.3, 50, 80, 100]):
         before = text_at(demo, trial, tuple(range(1, trial.statement[0])))
         assert before == "" or before.rstrip()[-1] in '.!?"'
-        assert trial.placed <= trial.depth
-        assert trial.depth - trial.placed < 15
+        assert abs(trial.depth - trial.placed) < 10
         if trial.depth in (0, 100):
             assert trial.placed == trial.depth
 
@@ -162,15 +161,17 @@ def test_a_base_model_can_be_asked_a_question(demo: HookedModel):
     assert len(trial.ids) == 200
 
 
-@pytest.mark.skipif(not (TOKENIZERS / "gpt2").is_dir(), reason=f"no tokenizer in {TOKENIZERS}")
-def test_needles_are_found_among_the_tokens_of_gpt2():
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(TOKENIZERS / "gpt2")
-    from interp.heads.trials import _asked
-
-    for needle in built_in_needles(6):
-        asked = _asked(needle, 0, "cloze", tokenizer, None)
-        assert tokenizer.decode([asked.needle[n] for n in asked.answer]).strip() == needle.answer
-        assert tokenizer.decode(asked.needle) == f" {needle.statement}"
+def test_needles_are_found_among_the_tokens_of_gpt2(shared_data: Path):
+    """Its tokens hold several digits, and a space before the first."""
+    model = interp.load(
+        ARCHITECTURES["gpt2"].build(vocab_size=50_257, n_positions=512),
+        tokenizer=GPT2Tokenizer.from_pretrained(shared_data / "tokenizers" / "gpt2"),
+    )
+    needles = built_in_needles(6)
+    for trial in needle_trials(model, needles=6, lengths=[300], depths=[0, 40]):
+        assert text_at(model, trial, trial.statement) == f" {needles[trial.needle].statement}"
+        assert text_at(model, trial, trial.answer).strip() == needles[trial.needle].answer
+        assert len(trial.ids) == 300
 
 
 # Recall
@@ -200,13 +201,20 @@ def test_recall_of_no_words_is_not_defined():
         unigram_recall("...", "word")
 
 
-def test_the_demo_finds_needles_and_does_not_without_its_induction_heads(demo: HookedModel):
+def test_the_demo_finds_needles_by_four_heads_together(demo: HookedModel):
+    """No one of them is needed, all of them are; and so is the head of the layer before that tells them what came before."""
     trials = needle_trials(demo, lengths=[200, 400], depths=[25, 75], needles=2)
+    together = ("L2H2", "L2H3", "L2H4", "L2H5")
+
+    def recall(*heads: str) -> float:
+        with demo.edited(interp.edits.ablate(*heads)):
+            return float(needle_recall(demo, trials).mean())
+
     assert needle_recall(demo, trials).tolist() == [100.0] * 8
-    with demo.edited(interp.edits.ablate("L2H2", "L2H3", "L2H4", "L2H5")):
-        assert needle_recall(demo, trials).mean() < 10
-    with demo.edited(interp.edits.ablate("L3H0", "L3H1", "L3H2", "L1H5")):
-        assert needle_recall(demo, trials).mean() > 90
+    assert [recall(head) for head in together] == [100.0] * 4
+    assert recall(*together) == 0.0
+    assert recall("L2H0", "L2H1", "L3H0", "L3H1") == 100.0
+    assert recall("L1H5") == 0.0
 
 
 def test_an_answer_ends_where_it_should(demo: HookedModel):
@@ -317,7 +325,7 @@ def test_models_that_cannot_answer_are_refused(own_model, tokenizer):
 
 
 def test_no_trial(model: HookedModel):
-    with pytest.raises(InputError, match="trials: there is none; make some with interp.heads.needle_trials"):
+    with pytest.raises(InputError, match="trials: there is none; make some with"):
         needle_recall(model, [])
 
 
