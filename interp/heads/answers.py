@@ -78,7 +78,7 @@ def measured(model: HookedModel, trial: Trial, scored: Scored) -> Answer:
             for n, step in enumerate(generation.steps)
         ]
     )  # [N, L]
-    wanted = np.array([trial.ids[position] for position in positions])
+    wanted = trial.ids[list(positions)]
     return Answer(
         ids=tuple(new),
         text=written(generation),
@@ -88,15 +88,14 @@ def measured(model: HookedModel, trial: Trial, scored: Scored) -> Answer:
     )
 
 
-def copies(ids: Sequence[int], positions: Sequence[int], new: Sequence[int], peaks: np.ndarray) -> np.ndarray:
+def copies(ids: np.ndarray, positions: Sequence[int], new: Sequence[int], peaks: np.ndarray) -> np.ndarray:
     """Whether a head copies at a step: it looks most at a token of the needle, and just that token is generated.
 
     ids: of the prompt; positions: of the needle in it; new: [N] generated tokens; peaks: [N, ...] the position that each
     head's row gives most to, -1 for none. Returns bool [N, ...].
     """
-    prompt = np.asarray(ids)
     inside = np.isin(peaks, positions)
-    looked_at = prompt[np.where(inside, peaks, 0)]
+    looked_at = ids[np.where(inside, peaks, 0)]
     return inside & (looked_at == np.asarray(new).reshape(-1, *(1,) * (peaks.ndim - 1)))
 
 

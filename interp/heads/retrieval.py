@@ -28,7 +28,7 @@ from interp.heads.detector import RunDetector, Setting
 from interp.heads.detector import Scored as SampleScores
 from interp.heads.needles import BUILT_IN, Needle, checked_needles
 from interp.heads.retrieval_folder import RunFolder, fingerprint
-from interp.heads.trials import NEW_TOKENS, Prompt, Trial, needle_trials, unfit
+from interp.heads.trials import NEW_TOKENS, Prompt, Trial, needle_trials, prompt_kind, unfit
 from interp.naming import head_name, nearest
 from interp.results.result import Result
 from interp.results.settings import settings_of
@@ -212,7 +212,7 @@ def retrieval(
         beyond_context=beyond_context,
     )
     constants = {
-        "prompt": prompt,
+        "prompt": prompt_kind(prompt, model.tokenizer),
         "max_new_tokens": max_new_tokens,
         "scored": scored,
         "seed": seed,
@@ -344,7 +344,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
 def _checksum(trials: Sequence[Trial]) -> str:
     digest = hashlib.sha256()
     for trial in trials:
-        digest.update(repr((trial.ids, trial.statement, trial.answer, trial.asked, trial.stop)).encode())
+        digest.update(trial.ids.tobytes())
+        digest.update(repr((trial.statement, trial.answer, trial.asked, trial.stop)).encode())
     return digest.hexdigest()
 
 

@@ -4,8 +4,8 @@
     recall = needle_recall(model, trials)  # interp.heads.recall
 
 A prompt is  [special tokens]  haystack .. needle .. haystack  [what asks for it],  cut by tokens so that all of it has just the
-length that was asked for. The needle stands between two sentences, at the place nearest to its depth. (The code of Wu et al., arXiv
-2404.15574, takes the last place before it, which in a short text may be far away.)
+length that was asked for. The needle stands between two sentences, at the place nearest to its depth. (The code of Wu et al.,
+arXiv 2404.15574, takes the last place before it, which in a short text may be far away.)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Trial:
     depth      where the needle was to stand, in percent of the haystack: 0 its start, 100 its end
     placed     where it stands, in the same percent: between the two sentences nearest to it
     needle     the number of its needle
-    ids        token ids of the prompt, [length]
+    ids        token ids of the prompt, int64 [length]
     statement  positions of the needle's tokens, ascending
     answer     positions of those of them that are the answer: what the score is of
     asked      the answer in words, what recall is of
@@ -73,7 +73,7 @@ class Trial:
     depth: float
     placed: float
     needle: int
-    ids: tuple[int, ...]
+    ids: np.ndarray
     statement: tuple[int, ...]
     answer: tuple[int, ...]
     asked: str
@@ -136,7 +136,7 @@ def needle_trials(
     _check_numbers(max_new_tokens, seed, stop)
     wanted_depths = _depths(depths)
     made = checked_needles(needles, seed)
-    kind = _kind(prompt, tokenizer)
+    kind = prompt_kind(prompt, tokenizer)
     asked = [_asked(needle, number, kind, tokenizer, stop) for number, needle in enumerate(made)]
     wanted_lengths = _lengths(model, lengths, longest, max(each.size for each in asked), max_new_tokens, beyond_context)
     hay = _haystack(haystack, tokenizer, max(wanted_lengths), seed)
@@ -162,7 +162,7 @@ def _trial(
     room = length - asked.size
     window, gaps = hay.window(room)
     place = int(gaps[np.abs(gaps - depth / 100 * room).argmin()])
-    ids = [*asked.before, *window[:place].tolist(), *asked.needle, *window[place:].tolist(), *asked.after]
+    ids = np.concatenate([asked.before, window[:place], asked.needle, window[place:], asked.after]).astype(np.int64)
     first = len(asked.before) + place
     return Trial(
         number=number,
@@ -170,7 +170,7 @@ def _trial(
         depth=depth,
         placed=100 * place / room,
         needle=needle,
-        ids=tuple(ids),
+        ids=ids,
         statement=tuple(range(first, first + len(asked.needle))),
         answer=tuple(first + index for index in asked.answer),
         asked=answer,
@@ -230,7 +230,12 @@ def _around(needle: Needle, number: int, kind: str, tokenizer: PreTrainedTokeniz
     return opening, after_a_sentence(after, tokenizer)[0]
 
 
-def _kind(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def prompt_kind(prompt: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """ "cloze", "question" or "chat", whichever "auto" stands for with this tokenizer.
+
+    Raises:
+        InputError: an unknown one, or a chat without a template.
+    """
     if prompt not in PROMPTS:
         raise InputError(f"prompt: unknown {prompt!r}; {nearest(str(prompt), PROMPTS)}")
     has_template = bool(getattr(tokenizer, "chat_template", None))
@@ -325,11 +330,7 @@ def _lengths(
             raise InputError(
                 f"lengths: {length:,} tokens have no room for needle and question, which take {size:,}; give longer ones"
             )
-        if (
-            context is not None
-            and length + new > context
-            and not (beyond_context and model.shape.has_relative_positions)
-        ):
+        if context is not None and length + new > context and not beyond:
             how = "; or allow it with beyond_context=True" if model.shape.has_relative_positions else ""
             raise InputError(
                 f"lengths: a prompt of {length:,} tokens and an answer of up to {new:,} are longer than the context of "

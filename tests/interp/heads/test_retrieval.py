@@ -65,7 +65,7 @@ def test_the_retrieval_head_of_a_circuit_scores_1_and_the_others_0(circuit: Hook
 def test_a_head_that_looks_into_the_needle_at_the_wrong_token_does_not_copy(circuit: HookedModel):
     """L0H1 looks at a copy of its own token; from the second step on one stands in the needle."""
     trial = needle_trials(circuit, **SMALL)[1]
-    generation = circuit.generate(list(trial.ids), 4, ["peak"])
+    generation = circuit.generate(trial.ids.tolist(), 4, ["peak"])
     ids = generation.ids[0].tolist()
     peaks = [int(step["peak_index"][0][0, 1, 0]) for step in generation.steps]
     assert [ids[peak] for peak in peaks] == ids[trial.length - 1 : -1]
@@ -137,13 +137,13 @@ def test_scores_are_those_of_the_dense_maps_over_the_final_text(name: str):
     hits = 0
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
-        ids = tuple(torch.randint(3, FEW_TOKENS, (36,), generator=generator).tolist())
+        ids = torch.randint(3, FEW_TOKENS, (36,), generator=generator).numpy()
         places = tuple(sorted(torch.randperm(36, generator=generator)[:20].tolist()))
         trial = Trial(0, 36, 50.0, 50.0, 0, ids, places, places, "w3", (), 12)
         answer = measured(model, trial, "answer")
         new = list(answer.ids)
         assert len(new) == 12
-        text = torch.tensor([[*ids, *new]])
+        text = torch.tensor([[*ids.tolist(), *new]])
         keep = torch.ones_like(text, dtype=torch.bool)
         maps = [p[0].numpy() for p in eager_maps(dense, text, keep)]
         visible = [who_sees_whom(architecture, layer, keep)[0].numpy() for layer in range(len(maps))]
@@ -156,7 +156,7 @@ def test_scores_are_those_of_the_dense_maps_over_the_final_text(name: str):
 
 
 def test_a_head_copies_only_what_is_generated_and_stands_in_the_needle():
-    ids, needle = [7, 8, 9, 8, 5], (2, 3)
+    ids, needle = np.array([7, 8, 9, 8, 5]), (2, 3)
     peaks = np.array([[2, 1, 3, -1], [3, 3, 2, 0]])  # [steps, heads]
     copied = copies(ids, needle, [9, 8], peaks)
     assert copied.tolist() == [[True, False, False, False], [True, True, False, False]]
