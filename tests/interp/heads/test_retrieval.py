@@ -282,6 +282,18 @@ def test_models_that_cannot_answer_are_refused_by_the_detector(own_model, tokeni
         interp.scan(bare, "retrieval", progress=False)
 
 
+def test_the_demos_retrieval_heads_are_its_induction_heads():
+    demo = interp.load("demo")
+    result = retrieval(demo, lengths=[200, 400], depths=[0, 50], needles=2, progress=False)
+    assert result.counted.all()
+    assert sorted(result.found()) == ["L2H2", "L2H3", "L2H4", "L2H5"]
+    scores = result.scores
+    assert scores[2, 2:].min() > 0.7
+    assert np.delete(scores, 2, axis=0).max() < 0.1
+    assert (0 < result.chance).all()
+    assert (result.chance < 0.02).all()
+
+
 # Bad input
 
 
