@@ -6,6 +6,7 @@ model that gives them can only have copied them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,6 +106,10 @@ def _check(needle: Needle, where: str) -> None:
         value = getattr(needle, name)
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise InputError(f"{where}.{name} is empty; give a text, or None")
+    if re.search(r"\w", needle.answer) is None:
+        raise InputError(
+            f"{where}.answer: {needle.answer!r} has no letter or digit, and recall is of words; give one with"
+        )
     if needle.answer != needle.answer.strip():
         raise InputError(f"{where}.answer: {needle.answer!r} begins or ends with white space; leave that out")
     if needle.start < 0:

@@ -279,6 +279,10 @@ def test_a_model_that_ends_at_once_has_no_recall(own_model):
         ({"needles": [Needle("w5 w6", "w6", cloze="")]}, r"needles\[0\].cloze is empty; give a text, or None"),
         ({"needles": [Needle("w5 w6", "w7")]}, r"needles\[0\].answer: 'w7' does not stand in the statement 'w5 w6'"),
         ({"needles": [Needle("w5 w6", " w6")]}, r"needles\[0\].answer: ' w6' begins or ends with white space"),
+        (
+            {"needles": [Needle("w5 ->", "->")]},
+            r"needles\[0\].answer: '->' has no letter or digit, and recall is of words",
+        ),
         ({"needles": [NEEDLE, NEEDLE]}, r"needles: 0 and 1 are the same \('w50 w51 w52 w53'\); give each needle once"),
         ({"needles": [Needle("w50 w51", "w50")]}, r"needles\[0\]: its answer begins the statement, .*; give cloze="),
         (
