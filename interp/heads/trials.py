@@ -124,8 +124,8 @@ def needle_trials(
         prompt: "cloze" lets the model go on with the needle's words; "question" puts a question; "chat" puts it through the
             tokenizer's chat template; "auto" is "chat" where there is such a template, else "cloze".
         max_new_tokens: longest answer.
-        stop: texts that end an answer, wherever they stand in it but for white space at its start. By default a new line, as in the code of
-            Wu et al., and of a cloze also the full stop that ends the needle's sentence.
+        stop: texts that end an answer, wherever they stand in it but for white space at its start. By default a new line,
+            as in the code of Wu et al., and of a cloze also the full stop that ends the needle's sentence.
         seed: of the built-in needles and sentences.
         beyond_context: allow prompts longer than the model's context, where its positions are relative.
 
