@@ -14,6 +14,7 @@ from interp.heads.hidden_sink import HiddenSink
 from interp.heads.induction import Induction, InductionText
 from interp.heads.lookback import Lookback
 from interp.heads.previous_token import PreviousToken
+from interp.heads.retrieval import RetrievalHeads
 from interp.naming import nearest
 
 STANDARD = "standard"
@@ -32,6 +33,7 @@ _ALL: tuple[Detector, ...] = (
     FirstTokenSink(),
     HiddenSink(),
     Lookback(),
+    RetrievalHeads(),
 )
 
 
