@@ -181,13 +181,13 @@ def _source(
     if window is not None:
         model.check_length(window, beyond_context=beyond_context)
         longest = window
-    special, bos = _special_ids(model)
+    special, bos = special_ids(model)
     usable = min(shape.vocabulary, len(model.tokenizer)) if model.tokenizer is not None else shape.vocabulary
     ordinary = torch.tensor([i for i in range(usable) if i not in special], dtype=torch.int64)
     return Source(ids, longest, before, after, bos, ordinary, seed, samples)
 
 
-def _special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:
+def special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:
     """Ids that are no ordinary tokens, and what random sequences begin with."""
     config = model.host.config
     named = [getattr(config, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")]
