@@ -42,14 +42,14 @@ def control_sets(
     *,
     strict: bool = False,
 ) -> Controls:
-    """Up to ``draws`` sets of as many heads as ``heads``, in the same layers, without any that are ``found``.
+    """Up to ``draws`` sets of as many heads as ``heads``, in the same layers, without any of ``found``.
 
-    Of a layer with n of ``heads`` and f heads that are not found, a set has min(n, f) of the f, each choice alike. What is missing,
+    Of a layer with n of ``heads`` and f heads that are not among them, a set has min(n, f) of the f, each choice alike. What is missing,
     n - f, it has from the nearest layers of the same stack: those one layer away (before and after alike), then two, ...
 
     Args:
         heads: what is ablated.
-        found: all that were found; ``heads`` are some of them.
+        found: all that no set may hold; ``heads`` are some of them.
         strict: refuse to take heads of other layers.
 
     Raises:
@@ -76,7 +76,9 @@ def _others(counts: HeadCounts, found: Sequence[Head]) -> dict[LayerKey, list[He
     taken, others = set(found), {}
     for layer, count in counts.items():
         if count is None:
-            raise InputError(f"controls: layer {layer!r} does not say how many heads it has, so that none can be drawn from it")
+            raise InputError(
+                f"controls: layer {layer!r} does not say how many heads it has, so that none can be drawn from it"
+            )
         others[layer] = [(layer, head) for head in range(count) if (layer, head) not in taken]
     return others
 
@@ -91,7 +93,7 @@ def _check(
     if borrowed and strict:
         layer, missing = next(iter(borrowed.items()))
         raise InputError(
-            f"controls: layer {layer!r} has {len(others[layer])} heads that were not found, {wanted[layer]} are needed; ablate "
+            f"controls: layer {layer!r} has {len(others[layer])} heads that were neither found nor excluded, {wanted[layer]} are needed; ablate "
             f"at most {len(others[layer])} of its heads (sizes=), or allow heads of the nearest layers (strict=False)"
         )
     for stack in {_stack(layer) for layer in wanted}:
@@ -101,7 +103,7 @@ def _check(
             where = f"the stack {stack!r}" if stack else "the model"
             raise InputError(
                 f"controls: {need} of the {len(heads)} heads need as many others to be compared with, and {where} has {free} "
-                "that were not found; give fewer heads"
+                "that were neither found nor excluded; give fewer heads"
             )
 
 

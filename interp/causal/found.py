@@ -50,5 +50,7 @@ def found_heads(model: HookedModel, heads: FoundHeads, detector: str | None) -> 
     if isinstance(heads, HeadScores):
         return ordered_heads(heads_above(heads, detector), head_counts(model.host.layers))
     if detector is not None:
-        raise InputError("detector: it chooses heads of a scan; leave it out where heads are named, or give the HeadScores")
+        raise InputError(
+            "detector: it chooses heads of a scan; leave it out where heads are named, or give the HeadScores"
+        )
     return ordered_heads(heads, head_counts(model.host.layers))

@@ -97,7 +97,9 @@ def check_length(batch: Batch) -> None:
         InputError: one has fewer than two tokens.
     """
     if batch.ids is None:
-        raise InputError("loss: expected token ids or text, got inputs without ids; give ids, so that there is a next token")
+        raise InputError(
+            "loss: expected token ids or text, got inputs without ids; give ids, so that there is a next token"
+        )
     short = (~counted(batch).any(dim=1)).nonzero()[:, 0]
     if short.numel() or batch.ids.shape[1] < 2:
         number = int(short[0]) if short.numel() else 0
@@ -109,4 +111,6 @@ def check_length(batch: Batch) -> None:
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:
     """[B, n, vocabulary], [B, n] -> [B, n]."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return torch.nn.functional.cross_entropy(wide.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    return torch.nn.functional.cross_entropy(wide.flatten(0, 1), targets.flatten(), reduction="none").view(
+        targets.shape
+    )

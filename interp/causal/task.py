@@ -62,7 +62,9 @@ class Task:
         """
         given = self.metric(model)
         try:
-            values = given.detach().double().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given, dtype=float)
+            values = (
+                given.detach().double().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given, dtype=float)
+            )
         except (TypeError, ValueError):
             raise InputError(_unusable(self.name, repr(given))) from None
         if values.ndim > 1 or values.size == 0:
@@ -70,7 +72,9 @@ class Task:
         values = values.reshape(-1)
         if not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise RunError(f"task {self.name!r}: its metric gave {values[bad]} for sample {bad}; finite numbers are needed")
+            raise RunError(
+                f"task {self.name!r}: its metric gave {values[bad]} for sample {bad}; finite numbers are needed"
+            )
         return values
 
 
@@ -94,6 +98,4 @@ def batches_of(ids: Tensor, model: HookedModel, most: int) -> list[Batch]:
 
 
 def _unusable(name: str, came: str) -> str:
-    return (
-        f"task {name!r}: expected a metric that gives a number, or a 1-D tensor of one number for each sample, got {came:.80}"
-    )
+    return f"task {name!r}: expected a metric that gives a number, or a 1-D tensor of one number for each sample, got {came:.80}"

@@ -1,4 +1,4 @@
-"""Tasks that claims about heads are checked on: a repeated span is predicted, prose is predicted."""
+"""Tasks that claims about heads are checked on: a repeated span is predicted, a text is predicted, a needle is found."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from interp.results.settings import checksum
 from interp.scan import BATCH_TOKENS, special_ids
 
 if TYPE_CHECKING:
+    from interp.heads import Trial
     from interp.models.hooked import HookedModel
 
 NATS = "nats per token"
 WINDOW = 256
 """Positions of a window of prose where none is given: many windows say more about the spread than a few long ones."""
-NAMES = ("induction", "perplexity")
+NAMES = ("induction", "perplexity", "retrieval")
 
 TaskLike = str | Task | Metric
 """A task, the name of one, or a metric."""
@@ -47,7 +48,9 @@ def induction_task(model: HookedModel, *, span: int = 50, samples: int = 8, seed
             raise InputError(f"induction_task: {name}: expected an integer of at least {low}, got {value!r}")
     check_predicts(model)
     special, bos = special_ids(model)
-    usable = min(model.shape.vocabulary, len(model.tokenizer)) if model.tokenizer is not None else model.shape.vocabulary
+    usable = (
+        min(model.shape.vocabulary, len(model.tokenizer)) if model.tokenizer is not None else model.shape.vocabulary
+    )
     ordinary = torch.tensor([i for i in range(usable) if i not in special], dtype=torch.int64)
     longest = model.shape.context or 2 * span + 1
     if len(bos) + 2 * span > longest:
@@ -117,8 +120,47 @@ def perplexity_task(
     )
 
 
+def retrieval_task(model: HookedModel, trials: Sequence[Trial] | None = None) -> Task:
+    """Recall of a needle in a haystack: ROUGE-1 recall of the greedy answer, in percent. A sample is a trial.
+
+    Args:
+        trials: of ``interp.heads.needle_trials``; None: its defaults, 5 lengths x 5 depths x 3 needles.
+
+    Source: the trials of Wu et al. (arXiv 2404.15574), as ``interp.heads.needle_trials`` makes them.
+
+    Raises:
+        InputError: no trial; or what ``needle_trials`` refuses.
+    """
+    from interp.heads import needle_recall, needle_trials
+
+    given = needle_trials(model) if trials is None else tuple(trials)
+    if not given:
+        raise InputError(
+            "retrieval_task: expected at least one trial, as interp.heads.needle_trials makes them, got none"
+        )
+    return Task(
+        "recall of the needle",
+        lambda edited: needle_recall(edited, given),
+        worse="lower",
+        unit="percent",
+        sample="trial",
+        inputs={
+            "trials": len(given),
+            "lengths": sorted({t.length for t in given}),
+            "depths": sorted({t.depth for t in given}),
+        },
+    )
+
+
 def as_task(
-    model: HookedModel, task: TaskLike, *, text: str | Path | None, samples: int, seed: int, worse: str | None, what: str
+    model: HookedModel,
+    task: TaskLike,
+    *,
+    text: str | Path | None,
+    samples: int,
+    seed: int,
+    worse: str | None,
+    what: str,
 ) -> Task:
     """The task that is meant: one by name with its defaults, one given, or a metric with its direction.
 
@@ -128,7 +170,7 @@ def as_task(
     is_metric = callable(task) and not isinstance(task, Task)
     if worse is not None and not is_metric:
         raise InputError(f"{what}: worse says which way a metric of your own is worse; leave it out, the task says it")
-    if text is not None and task != "perplexity":
+    if text is not None and not (isinstance(task, str) and task == "perplexity"):
         raise InputError(f"{what}: text is for the task 'perplexity'; leave it out, or give task='perplexity'")
     if isinstance(task, Task):
         return task
@@ -136,10 +178,16 @@ def as_task(
         return induction_task(model, samples=samples, seed=seed)
     if task == "perplexity":
         if text is None:
-            raise InputError(f"{what}: the task 'perplexity' needs a text; give text=, or a task of perplexity_task(model, ...)")
+            raise InputError(
+                f"{what}: the task 'perplexity' needs a text; give text=, or a task of perplexity_task(model, ...)"
+            )
         return perplexity_task(model, text)
+    if task == "retrieval":
+        return retrieval_task(model)
     if isinstance(task, str):
-        raise InputError(f"{what}: unknown task {task!r}; {nearest(task, NAMES)}; or give an interp.causal.Task or a metric")
+        raise InputError(
+            f"{what}: unknown task {task!r}; {nearest(task, NAMES)}; or give an interp.causal.Task or a metric"
+        )
     if not is_metric:
         raise InputError(f"{what}: task: expected a name ({', '.join(NAMES)}), a Task or a metric, got {task!r:.60}")
     if worse is None:

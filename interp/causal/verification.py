@@ -183,7 +183,9 @@ class Verification(Result):
             f"Ablating ({self.ablation}) {_heads(c.size)} ({names}) {verb} the {self.task} from {self.plain:.3g} to "
             f"{self.plain + c.effect:.3g}{unit}: {c.effect:+.3g}{_between(c.interval)} over {many}."
         )
-        sets = f"{'All ' if c.is_all else ''}{c.controls} control set{'s' if c.controls > 1 else ''} of {_heads(c.size)}"
+        sets = (
+            f"{'All ' if c.is_all else ''}{c.controls} control set{'s' if c.controls > 1 else ''} of {_heads(c.size)}"
+        )
         second = (
             f"{sets} change it by {c.control_mean:+.3g} on average{_between(c.control_interval)}, from {c.control_low:+.3g} to "
             f"{c.control_high:+.3g}; {round(c.share * c.controls)} of them at least as bad, p = {c.p_value:.3g} (no less than "
@@ -193,7 +195,9 @@ class Verification(Result):
         lines = [first, second, third]
         if c.borrowed:
             lacking = ", ".join(f"{n} of layer {layer}" for layer, n in c.borrowed.items())
-            lines.append(f"Not all controls are of the same layers: for want of others, {lacking} came from the nearest layers.")
+            lines.append(
+                f"Not all controls are of the same layers: for want of others, {lacking} came from the nearest layers."
+            )
         return "\n".join(lines)
 
 

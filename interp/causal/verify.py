@@ -20,7 +20,7 @@ from interp.causal.verification import CONTROL, FOUND, PLAIN, Verification
 from interp.errors import InputError
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
-from interp.models.heads import Head, head_counts
+from interp.models.heads import Head, HeadSpec, head_counts, ordered_heads
 from interp.naming import head_name
 from interp.results.settings import settings_of
 
@@ -43,6 +43,7 @@ def verify(
     ablation: Ablation = "zero",
     controls: int = 20,
     sizes: Iterable[int] | None = None,
+    exclude: Iterable[HeadSpec] = (),
     strict: bool = False,
     text: str | Path | None = None,
     samples: int = 8,
@@ -63,11 +64,12 @@ def verify(
     Args:
         heads: as people write them, ["L2H5", (2, 3)], or the ``HeadScores`` of a scan with ``detector``: its heads above the
             threshold, strongest first.
-        task: "induction" (``induction_task``), "perplexity" (``perplexity_task`` of ``text``), a ``Task``, or a function of the
-            model that gives a number or a 1-D tensor of one for each sample, with ``worse``.
+        task: "induction" (``induction_task``), "perplexity" (``perplexity_task`` of ``text``), "retrieval" (``retrieval_task``), a
+            ``Task``, or a function of the model that gives a number or a 1-D tensor of one for each sample, with ``worse``.
         ablation: "zero" (z = 0), "mean" (z = its mean over ``reference``), "uniform" (attention to all visible keys alike).
         controls: how many control sets to draw for each size, at most.
         sizes: how many of the found heads to ablate together, the first ones in their order; None: all of them.
+        exclude: heads that no control set may hold, such as those that are known to feed the found ones.
         strict: refuse control heads of other layers.
         samples: of the task "induction".
         worse: "higher" or "lower", of a metric given as a function.
@@ -85,9 +87,10 @@ def verify(
     wanted = _sizes(sizes, len(found))
     chosen = as_task(model, task, text=text, samples=samples, seed=seed, worse=worse, what="verify")
     counts = head_counts(model.host.layers)
+    left_out = ordered_heads(given, counts) if (given := list(exclude)) else []
     drawn = {
         size: control_sets(
-            found[:size], found, counts, controls, np.random.default_rng([seed, size]), strict=strict
+            found[:size], [*found, *left_out], counts, controls, np.random.default_rng([seed, size]), strict=strict
         )
         for size in wanted
     }
@@ -114,6 +117,7 @@ def verify(
                 "reference": None if ablation != "mean" else "the task's inputs" if reference is None else "given",
                 "controls": controls,
                 "sizes": wanted,
+                "excluded": [head_name(*head) for head in left_out],
                 "strict": strict,
                 "detector": detector,
                 "interval": f"bootstrap percentile, {RESAMPLES} resamples of samples and of control sets",
