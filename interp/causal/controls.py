@@ -44,8 +44,8 @@ def control_sets(
 ) -> Controls:
     """Up to ``draws`` sets of as many heads as ``heads``, in the same layers, without any of ``found``.
 
-    Of a layer with n of ``heads`` and f heads that are not among them, a set has min(n, f) of the f, each choice alike. What is missing,
-    n - f, it has from the nearest layers of the same stack: those one layer away (before and after alike), then two, ...
+    Of a layer with n of ``heads`` and f heads that are not ``found``, a set has min(n, f) of the f, each choice alike. What is
+    missing, n - f, it has from the nearest layers of the same stack: those one layer away (before and after alike), then two, ...
 
     Args:
         heads: what is ablated.
@@ -91,10 +91,11 @@ def _check(
     strict: bool,
 ) -> None:
     if borrowed and strict:
-        layer, missing = next(iter(borrowed.items()))
+        layer = next(iter(borrowed))
+        free = len(others[layer])
         raise InputError(
-            f"controls: layer {layer!r} has {len(others[layer])} heads that were neither found nor excluded, {wanted[layer]} are needed; ablate "
-            f"at most {len(others[layer])} of its heads (sizes=), or allow heads of the nearest layers (strict=False)"
+            f"controls: layer {layer!r} has {free} heads that were neither found nor excluded, {wanted[layer]} are needed; ablate "
+            f"at most {free} of its heads (sizes=), or allow heads of the nearest layers (strict=False)"
         )
     for stack in {_stack(layer) for layer in wanted}:
         free = sum(len(each) for layer, each in others.items() if _stack(layer) == stack)

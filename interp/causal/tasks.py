@@ -35,8 +35,8 @@ TaskLike = str | Task | Metric
 def induction_task(model: HookedModel, *, span: int = 50, samples: int = 8, seed: int = 0) -> Task:
     """Loss on the second copy of a repeated random span, in nats per token: what induction heads are said to make small.
 
-    Input: BOS, then ``span`` random tokens, twice (drawn without replacement where the vocabulary allows it); the loss is the mean
-    over the second copy but for its first token, which nothing foretells. A sample is a sequence; each has a seed of its own.
+    Input: BOS, then ``span`` random tokens, twice (drawn without replacement where the vocabulary allows it); the loss is the
+    mean over the second copy but for its first token, which nothing foretells. A sample is a sequence, with a seed of its own.
 
     Source: the input of Olsson et al., In-context Learning and Induction Heads (arXiv 2209.11895).
 
@@ -81,10 +81,10 @@ def perplexity_task(
 ) -> Task:
     """Loss on a text in nats per token; its exponential is the perplexity.
 
-    A text or text file is cut into consecutive windows of ``length`` positions, each a sample; what is left at the end and does not
-    fill a window is left out, unless it is all that there is. Anything else (texts, ids, a batch) is run as it is, each sequence
-    a sample. A sample's loss is the mean over its tokens but the first; special tokens that close a window and padding do not
-    count.
+    A text or text file is cut into consecutive windows of ``length`` positions, each a sample; what is left at the end and does
+    not fill a window is left out, unless it is all that there is. Anything else (texts, ids, a batch) is run as it is, each
+    sequence a sample. A sample's loss is the mean over its tokens but the first; special tokens that close a window and padding
+    do not count.
 
     Args:
         length: positions of a window, special tokens included; 256 or the context, whichever is less.

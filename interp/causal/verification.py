@@ -24,7 +24,7 @@ PLAIN, FOUND, CONTROL = "plain", "found", "control"
 class Comparison:
     """The found heads against control sets of as many others, for one number of heads.
 
-    Effects are metric(ablated) - metric(plain), means over samples; harm is the effect, with its sign turned where lower is worse.
+    Effects are metric(ablated) - metric(plain), means over samples; harm is the effect, its sign turned where lower is worse.
 
     size                  heads ablated together
     heads                 the found ones
@@ -71,7 +71,7 @@ class Verification(Result):
     ablation  "zero", "mean" or "uniform"
     heads     the found heads, in the order given
     table     a row a condition: condition ("plain", "found", "control"), size, draw, heads (names with spaces between),
-              in_layers (how many of them lie in a layer of the found ones of that size)
+              in_layers (how many of them have a counterpart among the found ones in their own layer)
     values    the metric, [conditions, samples]
     is_all    size -> the control sets of that size are all there are
     borrowed  size -> layer -> heads that control sets have from the nearest layers instead
@@ -167,7 +167,7 @@ class Verification(Result):
         return pd.DataFrame(rows)
 
     def plot(self) -> go.Figure:
-        """The found heads' effect beside those of the control sets, for each number of heads; see ``interp.plots.verification``."""
+        """The found heads' effect beside those of the control sets, by number of heads; see ``interp.plots.verification``."""
         from interp.plots.verification import verification_figure
 
         return verification_figure(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from interp.errors import InputError
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.heads import Head, HeadSpec, head_counts, ordered_heads
+from interp.models.layers import LayerKey
 from interp.naming import head_name
 from interp.results.settings import settings_of
 
@@ -57,15 +59,15 @@ def verify(
 
     The effect is metric(ablated) - metric(plain), paired sample by sample. A control set holds no found head and as many heads in
     each layer as the found ones have there; where a layer has too few others, it has the rest from the nearest layers, which the
-    result says (``borrowed``), or is refused (``strict``). Sets are distinct, and all of them where there are at most ``controls``.
+    result says (``borrowed``), or is refused (``strict``). Sets are distinct; where there are at most ``controls``, all are taken.
 
     Cost: 1 + sizes x (1 + controls) evaluations of the metric.
 
     Args:
         heads: as people write them, ["L2H5", (2, 3)], or the ``HeadScores`` of a scan with ``detector``: its heads above the
             threshold, strongest first.
-        task: "induction" (``induction_task``), "perplexity" (``perplexity_task`` of ``text``), "retrieval" (``retrieval_task``), a
-            ``Task``, or a function of the model that gives a number or a 1-D tensor of one for each sample, with ``worse``.
+        task: "induction" (``induction_task``), "perplexity" (``perplexity_task`` of ``text``), "retrieval" (``retrieval_task``),
+            a ``Task``, or a function of the model that gives a number or a 1-D tensor of one for each sample, with ``worse``.
         ablation: "zero" (z = 0), "mean" (z = its mean over ``reference``), "uniform" (attention to all visible keys alike).
         controls: how many control sets to draw for each size, at most.
         sizes: how many of the found heads to ablate together, the first ones in their order; None: all of them.
@@ -170,18 +172,22 @@ def _measured(
 
 
 def _table(conditions: Sequence[Condition]) -> pd.DataFrame:
-    own = {size: {layer for layer, _ in heads} for name, size, _, heads in conditions if name == FOUND}
+    layers = {size: _by_layer(heads) for name, size, _, heads in conditions if name == FOUND}
     rows = [
         {
             "condition": name,
             "size": size,
             "draw": draw,
             "heads": " ".join(head_name(*head) for head in heads),
-            "in_layers": sum(layer in own.get(size, ()) for layer, _ in heads),
+            "in_layers": (_by_layer(heads) & layers.get(size, Counter())).total(),
         }
         for name, size, draw, heads in conditions
     ]
     return pd.DataFrame(rows)
+
+
+def _by_layer(heads: Iterable[Head]) -> Counter[LayerKey]:
+    return Counter(layer for layer, _ in heads)
 
 
 def _sizes(sizes: Iterable[int] | None, found: int) -> list[int]:

@@ -20,9 +20,9 @@ SPREAD = 0.22
 def verification_figure(result: Verification) -> go.Figure:
     """The change of the metric, for each number of heads that were ablated together.
 
-    Marks: a red diamond is the found heads, its bar the interval. Each dot is a control set, side by side in order of their effect;
-    an open dot holds heads of other layers, for want of enough in the same. The grey bar is the controls' mean with its interval.
-    The dashed line at 0 is the model without ablation. Hovering names the heads.
+    Marks: a red diamond is the found heads, its bar the interval. Each dot is a control set, side by side in order of their
+    effect; an open dot holds heads of other layers, for want of enough in the same. The grey square is the controls' mean, with
+    its interval. The dashed line at 0 is the model without ablation. Hovering names the heads.
     """
     frame = result.to_frame()
     frame["shown"] = [_wrapped(names) for names in frame["heads"]]

@@ -252,7 +252,7 @@ def test_metrics_that_give_no_numbers_are_refused(model: interp.HookedModel):
         InputError, match=r"expected a metric that gives a number, or a 1-D tensor .* got shape \[2, 2\]"
     ):
         causal.verify(model, FOUND, lambda m: torch.zeros(2, 2), worse="lower")
-    with pytest.raises(InputError, match="expected a metric that gives a number, .* got 'high'"):
+    with pytest.raises(InputError, match=r"expected a metric that gives a number, .* got 'high'"):
         causal.verify(model, FOUND, lambda m: "high", worse="lower")
     with pytest.raises(RunError, match="its metric gave nan for sample 1; finite numbers are needed"):
         causal.verify(model, FOUND, lambda m: [0.0, float("nan")], worse="lower")
@@ -293,7 +293,7 @@ def test_the_second_copy_is_what_the_induction_task_measures(model: interp.Hooke
     more = causal.induction_task(model, span=6, samples=4, seed=5).batches[0].ids
     assert more is not None
     assert torch.equal(more[:3], ids)
-    with pytest.raises(InputError, match="200 tokens, twice, are more than the context of .*, 256; give at most 127"):
+    with pytest.raises(InputError, match=r"200 tokens, twice, are more than the context of .*, 256; give at most 127"):
         causal.induction_task(model, span=200)
     with pytest.raises(InputError, match="samples: expected an integer of at least 1, got 0"):
         causal.induction_task(model, samples=0)
