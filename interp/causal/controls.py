@@ -94,7 +94,7 @@ def _check(
         layer = next(iter(borrowed))
         free = len(others[layer])
         raise InputError(
-            f"controls: layer {layer!r} has {free} heads that were neither found nor excluded, {wanted[layer]} are needed; ablate "
+            f"controls: layer {layer!r} has {free} heads neither found nor excluded, {wanted[layer]} are needed; ablate "
             f"at most {free} of its heads (sizes=), or allow heads of the nearest layers (strict=False)"
         )
     for stack in {_stack(layer) for layer in wanted}:

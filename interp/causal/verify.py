@@ -59,7 +59,7 @@ def verify(
 
     The effect is metric(ablated) - metric(plain), paired sample by sample. A control set holds no found head and as many heads in
     each layer as the found ones have there; where a layer has too few others, it has the rest from the nearest layers, which the
-    result says (``borrowed``), or is refused (``strict``). Sets are distinct; where there are at most ``controls``, all are taken.
+    result says (``borrowed``), or is refused (``strict``). Sets are distinct; of at most ``controls``, all are taken.
 
     Cost: 1 + sizes x (1 + controls) evaluations of the metric.
 

@@ -116,7 +116,7 @@ def test_strict_refuses_other_layers_and_says_what_is_possible():
     heads: list[Head] = [(2, 5), (2, 3), (2, 2), (2, 4)]
     with pytest.raises(
         InputError,
-        match=r"layer 2 has 2 heads that were neither found nor excluded, 4 are needed; ablate at most 2 of its heads",
+        match=r"layer 2 has 2 heads neither found nor excluded, 4 are needed; ablate at most 2 of its heads",
     ):
         control_sets(heads, heads, DEMO, 20, rng(), strict=True)
     assert len(control_sets(heads[:2], heads, DEMO, 20, rng(), strict=True).sets) == 1

@@ -233,7 +233,7 @@ def test_heads_of_a_scan_are_those_above_the_threshold_strongest_first(model: in
         ),
         (
             {"exclude": ["L1H0"], "strict": True},
-            "layer 1 has 1 heads that were neither found nor excluded, 2 are needed",
+            "layer 1 has 1 heads neither found nor excluded, 2 are needed",
         ),
     ],
 )
