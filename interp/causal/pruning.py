@@ -119,8 +119,8 @@ def pruning_curve(
 ) -> PruningCurve:
     """Ablate heads (z = 0) in the order of their importance, the least important first, and measure the task as they go.
 
-    Beside it the same with the same heads in random order. The order is settled once, on the whole model, as in the paper; measure
-    the task on other inputs than the importance.
+    Beside it the same with the same heads in random order. The order is settled once, on the whole model, as in the paper;
+    measure the task on other inputs than the importance.
 
     Cost: (steps - 1) x (1 + draws) + 2 evaluations of the metric.
 
@@ -179,7 +179,7 @@ def pruning_curve(
     return PruningCurve(
         settings=settings_of(
             model,
-            method="the metric with the first k heads of an order ablated, for rising k, beside random orders of these heads",
+            method="the metric with the first k heads of an order ablated, for rising k, beside random orders",
             source=SOURCE,
             constants=constants,
             inputs={"task": chosen.name, **chosen.inputs},

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 NATS = "nats per token"
 WINDOW = 256
 """Positions of a window of prose where none is given: many windows say more about the spread than a few long ones."""
+HELD_OUT = 1_000_000
+"""Added to the seed, so that no sequence is one of those on which a scan of the same seed finds induction heads."""
 NAMES = ("induction", "perplexity", "retrieval")
 
 TaskLike = str | Task | Metric
@@ -36,7 +38,8 @@ def induction_task(model: HookedModel, *, span: int = 50, samples: int = 8, seed
     """Loss on the second copy of a repeated random span, in nats per token: what induction heads are said to make small.
 
     Input: BOS, then ``span`` random tokens, twice (drawn without replacement where the vocabulary allows it); the loss is the
-    mean over the second copy but for its first token, which nothing foretells. A sample is a sequence, with a seed of its own.
+    mean over the second copy but for its first token, which nothing foretells. A sample is a sequence, with a seed of its own;
+    none is one of those that the detector "induction" is measured on with the same seed.
 
     Source: the input of Olsson et al., In-context Learning and Induction Heads (arXiv 2209.11895).
 
@@ -58,7 +61,7 @@ def induction_task(model: HookedModel, *, span: int = 50, samples: int = 8, seed
             f"induction_task: span: {span} tokens, twice, are more than the context of {model.name}, {longest}; give at most "
             f"{(longest - len(bos)) // 2}"
         )
-    sequences = RepeatedRandom(span).make(Source(None, longest, (), (), bos, ordinary, seed, samples))
+    sequences = RepeatedRandom(span).make(Source(None, longest, (), (), bos, ordinary, HELD_OUT + seed, samples))
     batches = batches_of(torch.stack(sequences.ids), model, BATCH_TOKENS)
     first = sequences.prefix + span
 

@@ -17,6 +17,7 @@ import interp
 from interp import causal, edits
 from interp.causal.verification import Verification
 from interp.errors import InputError, RunError
+from interp.heads.samples import RepeatedRandom, Source
 from interp.models.editing import edits_on
 from interp.scores import HeadScores
 from tests.interp.tiny import right_padded, token_ids
@@ -290,6 +291,8 @@ def test_the_second_copy_is_what_the_induction_task_measures(model: interp.Hooke
     assert torch.equal(ids[:, 1:7], ids[:, 7:])
     expected = causal.token_losses(model, ids)[:, 7:].mean(1)  # the tokens at 8 to 12, the first of the copy is at 7
     assert task.measured(model) == pytest.approx(expected.double().numpy())
+    scanned = RepeatedRandom(6).make(Source(None, 99, (), (), (0,), torch.arange(3, 61), 5, 3))
+    assert not {tuple(row.tolist()) for row in ids} & {tuple(row.tolist()) for row in scanned.ids}
     more = causal.induction_task(model, span=6, samples=4, seed=5).batches[0].ids
     assert more is not None
     assert torch.equal(more[:3], ids)
