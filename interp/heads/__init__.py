@@ -2,6 +2,7 @@
 
 from interp.heads.needles import Needle
 from interp.heads.recall import needle_recall
+from interp.heads.retrieval import RetrievalHeads, RetrievalResult, retrieval
 from interp.heads.trials import Trial, needle_trials
 
-__all__ = ["Needle", "Trial", "needle_recall", "needle_trials"]
+__all__ = ["Needle", "RetrievalHeads", "RetrievalResult", "Trial", "needle_recall", "needle_trials", "retrieval"]

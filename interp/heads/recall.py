@@ -43,7 +43,7 @@ def answer_to(model: HookedModel, trial: Trial, probes: Sequence[str] = ()) -> G
 
     assert model.tokenizer is not None
     return model.generate(
-        list(trial.ids),
+        trial.ids.tolist(),
         trial.max_new_tokens,
         probes,
         prefill_probes=None,

@@ -11,6 +11,7 @@ from interp.heads.duplicate_token import DuplicateToken
 from interp.heads.first_token_sink import FirstTokenSink
 from interp.heads.induction import Induction, InductionText
 from interp.heads.previous_token import PreviousToken
+from interp.heads.retrieval import RetrievalHeads
 from interp.naming import nearest
 
 STANDARD = "standard"
@@ -26,6 +27,7 @@ _ALL: tuple[Detector, ...] = (
     Induction(),
     InductionText(),
     FirstTokenSink(),
+    RetrievalHeads(),
 )
 
 

@@ -4,8 +4,8 @@
     recall = needle_recall(model, trials)  # interp.heads.recall
 
 A prompt is  [special tokens]  haystack .. needle .. haystack  [what asks for it],  cut by tokens so that all of it has just the
-length that was asked for. The needle stands between two sentences, the last place at or before its depth, as in the code of
-Wu et al. (arXiv 2404.15574).
+length that was asked for. The needle stands between two sentences, at the place nearest to its depth. (The code of Wu et al.,
+arXiv 2404.15574, takes the last place before it, which in a short text may be far away.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from interp.errors import InputError
 from interp.heads.haystack import Haystack, after_a_sentence, built_in_haystack, haystack_of
 from interp.heads.needles import Needle, checked_needles
 from interp.inputs.tokens import NOWHERE, encoded, special_around
-from interp.naming import nearest
+from interp.naming import named_layers, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,9 +57,9 @@ class Trial:
     number     its place among the trials that were made together
     length     tokens of the prompt, special tokens and question included
     depth      where the needle was to stand, in percent of the haystack: 0 its start, 100 its end
-    placed     where it stands, in the same percent: at the last end of a sentence before
+    placed     where it stands, in the same percent: between the two sentences nearest to it
     needle     the number of its needle
-    ids        token ids of the prompt, [length]
+    ids        token ids of the prompt, int64 [length]
     statement  positions of the needle's tokens, ascending
     answer     positions of those of them that are the answer: what the score is of
     asked      the answer in words, what recall is of
@@ -73,7 +73,7 @@ class Trial:
     depth: float
     placed: float
     needle: int
-    ids: tuple[int, ...]
+    ids: np.ndarray
     statement: tuple[int, ...]
     answer: tuple[int, ...]
     asked: str
@@ -101,6 +101,7 @@ def needle_trials(
     model: HookedModel,
     *,
     lengths: Sequence[int] | None = None,
+    longest: int | None = None,
     depths: Sequence[float] | None = None,
     needles: Sequence[Needle] | int | None = None,
     haystack: str | Path | None = None,
@@ -115,6 +116,7 @@ def needle_trials(
     Args:
         lengths: of the prompts, in tokens; by default five, evenly spaced up to what leaves room for the answer in the
             model's context (at most ``LONGEST``).
+        longest: prompt and answer together have at most so many tokens, where no lengths are given.
         depths: of the needle, in percent of the haystack; by default 0, 25, 50, 75 and 100.
         needles: yours, or how many of the built-in ones; by default 3.
         haystack: a text, or a text file; long enough, as it is not repeated. By default the demo's prose and, once that is
@@ -134,11 +136,11 @@ def needle_trials(
     _check_numbers(max_new_tokens, seed, stop)
     wanted_depths = _depths(depths)
     made = checked_needles(needles, seed)
-    kind = _kind(prompt, tokenizer)
+    kind = prompt_kind(prompt, tokenizer)
     asked = [_asked(needle, number, kind, tokenizer, stop) for number, needle in enumerate(made)]
-    wanted_lengths = _lengths(model, lengths, max(each.size for each in asked), max_new_tokens, beyond_context)
+    wanted_lengths = _lengths(model, lengths, longest, max(each.size for each in asked), max_new_tokens, beyond_context)
     hay = _haystack(haystack, tokenizer, max(wanted_lengths), seed)
-    _check_haystack(hay, haystack, made, asked, wanted_lengths)
+    _check_haystack(hay, made, asked, wanted_lengths)
     cells = [(length, depth, n) for length in wanted_lengths for depth in wanted_depths for n in range(len(made))]
     return tuple(
         _trial(number, length, depth, n, asked[n], made[n].answer, hay, max_new_tokens, beyond_context)
@@ -159,8 +161,8 @@ def _trial(
 ) -> Trial:
     room = length - asked.size
     window, gaps = hay.window(room)
-    place = int(gaps[np.searchsorted(gaps, depth / 100 * room, side="right") - 1])
-    ids = [*asked.before, *window[:place].tolist(), *asked.needle, *window[place:].tolist(), *asked.after]
+    place = int(gaps[np.abs(gaps - depth / 100 * room).argmin()])
+    ids = np.concatenate([asked.before, window[:place], asked.needle, window[place:], asked.after]).astype(np.int64)
     first = len(asked.before) + place
     return Trial(
         number=number,
@@ -168,7 +170,7 @@ def _trial(
         depth=depth,
         placed=100 * place / room,
         needle=needle,
-        ids=tuple(ids),
+        ids=ids,
         statement=tuple(range(first, first + len(asked.needle))),
         answer=tuple(first + index for index in asked.answer),
         asked=answer,
@@ -228,7 +230,12 @@ def _around(needle: Needle, number: int, kind: str, tokenizer: PreTrainedTokeniz
     return opening, after_a_sentence(after, tokenizer)[0]
 
 
-def _kind(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def prompt_kind(prompt: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """ "cloze", "question" or "chat", whichever "auto" stands for with this tokenizer.
+
+    Raises:
+        InputError: an unknown one, or a chat without a template.
+    """
     if prompt not in PROMPTS:
         raise InputError(f"prompt: unknown {prompt!r}; {nearest(str(prompt), PROMPTS)}")
     has_template = bool(getattr(tokenizer, "chat_template", None))
@@ -241,16 +248,27 @@ def _kind(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return prompt
 
 
-def _tokenizer_of(model: HookedModel) -> PreTrainedTokenizerBase:
+def unfit(model: HookedModel) -> str | None:
+    """Why needles cannot be hidden from a model, None where they can."""
     from interp.generation.generate import check_generates
 
-    check_generates(model)
     if getattr(model.host.config, "is_encoder_decoder", False) or not model.shape.is_causal:
-        raise InputError(
-            f"needles are looked for by models that read and write one text, and {model.name} is not made so"
-        )
+        return f"needles are looked for by models that read and write one text, and {model.name} is not made so"
+    if not all(isinstance(layer, int) for layer in model.layers):
+        return f"needles are looked for through one stack of layers; {model.name} has {named_layers(model.layers)}"
+    try:
+        check_generates(model)
+    except InputError as error:
+        return str(error)
     if model.tokenizer is None:
-        raise InputError(f"{model.name} has no tokenizer, and needles are texts; load(..., tokenizer=...) with one")
+        return f"{model.name} has no tokenizer, and needles are texts; load(..., tokenizer=...) with one"
+    return None
+
+
+def _tokenizer_of(model: HookedModel) -> PreTrainedTokenizerBase:
+    if reason := unfit(model):
+        raise InputError(reason)
+    assert model.tokenizer is not None
     return model.tokenizer
 
 
@@ -279,18 +297,29 @@ def _depths(depths: Sequence[float] | None) -> list[float]:
     return found
 
 
-def _lengths(model: HookedModel, lengths: Sequence[int] | None, size: int, new: int, beyond_context: bool) -> list[int]:
+def _lengths(
+    model: HookedModel, lengths: Sequence[int] | None, longest: int | None, size: int, new: int, beyond_context: bool
+) -> list[int]:
     """size: tokens of the largest prompt without haystack; new: of the answer"""
     context = model.shape.context
     room = (LONGEST + new if context is None else context) - new
+    beyond = beyond_context and model.shape.has_relative_positions
+    if longest is not None and (type(longest) is not int or longest < 1 or lengths is not None):
+        expected = "no lengths beside it" if lengths is not None else "an integer of at least 1"
+        raise InputError(f"longest: expected {expected}, got {longest!r}")
     if lengths is None:
-        longest, least = min(room, LONGEST), size + LEAST_HAY
-        if longest < least:
+        bound = (
+            f"longest={longest:,}" if longest is not None else f"{model.name} is made for {context or LONGEST:,} tokens"
+        )
+        if longest is not None and context is not None and longest > context and not beyond:
+            raise InputError(f"longest: {longest:,} tokens are more than the context of {model.name}, {context:,}")
+        most, least = min(room, LONGEST) if longest is None else longest - new, size + LEAST_HAY
+        if most < least:
             raise InputError(
-                f"{model.name} is made for {context:,} tokens, and needle, question and an answer of {new:,} tokens leave no "
-                f"room for a haystack; ask for fewer max_new_tokens or shorter needles"
+                f"{bound}, and needle and question ({size:,} tokens) and an answer of up to {new:,} leave no room for a "
+                "haystack; ask for fewer max_new_tokens or shorter needles"
             )
-        return sorted({round(length) for length in np.linspace(max(least, longest / LENGTHS), longest, LENGTHS)})
+        return sorted({round(length) for length in np.linspace(max(least, most / LENGTHS), most, LENGTHS)})
     if not isinstance(lengths, Sequence | np.ndarray) or isinstance(lengths, str) or not len(lengths):
         raise InputError(f"lengths: expected at least one number of tokens, got {lengths!r:.80}")
     found = []
@@ -301,11 +330,7 @@ def _lengths(model: HookedModel, lengths: Sequence[int] | None, size: int, new: 
             raise InputError(
                 f"lengths: {length:,} tokens have no room for needle and question, which take {size:,}; give longer ones"
             )
-        if (
-            context is not None
-            and length + new > context
-            and not (beyond_context and model.shape.has_relative_positions)
-        ):
+        if context is not None and length + new > context and not beyond:
             how = "; or allow it with beyond_context=True" if model.shape.has_relative_positions else ""
             raise InputError(
                 f"lengths: a prompt of {length:,} tokens and an answer of up to {new:,} are longer than the context of "
@@ -331,7 +356,6 @@ def _haystack(given: str | Path | None, tokenizer: PreTrainedTokenizerBase, long
 
 def _check_haystack(
     hay: Haystack,
-    given: str | Path | None,
     needles: Sequence[Needle],
     asked: Sequence[_Asked],
     lengths: Sequence[int],
@@ -343,7 +367,7 @@ def _check_haystack(
             "text or shorter lengths (a text is not repeated: its copy would be found by the heads that are looked for)"
         )
     for number, needle in enumerate(needles):
-        if given is not None and needle.answer.casefold() in hay.text.casefold():
+        if needle.answer.casefold() in hay.text.casefold():
             raise InputError(
                 f"haystack: the answer of needles[{number}], {needle.answer!r}, stands in it already; give another needle or "
                 "text"
