@@ -45,7 +45,7 @@ def verify(
     ablation: Ablation = "zero",
     controls: int = 20,
     sizes: Iterable[int] | None = None,
-    exclude: Iterable[HeadSpec] = (),
+    exclude: HeadSpec | Iterable[HeadSpec] = (),
     strict: bool = False,
     text: str | Path | None = None,
     samples: int = 8,
@@ -89,7 +89,7 @@ def verify(
     wanted = _sizes(sizes, len(found))
     chosen = as_task(model, task, text=text, samples=samples, seed=seed, worse=worse, what="verify")
     counts = head_counts(model.host.layers)
-    left_out = ordered_heads(given, counts) if (given := list(exclude)) else []
+    left_out = ordered_heads(exclude, counts) if exclude else []
     drawn = {
         size: control_sets(
             found[:size], [*found, *left_out], counts, controls, np.random.default_rng([seed, size]), strict=strict

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,7 +21,7 @@ from interp.errors import InputError, RunError
 from interp.heads.samples import RepeatedRandom, Source
 from interp.models.editing import edits_on
 from interp.scores import HeadScores
-from tests.interp.tiny import right_padded, token_ids
+from tests.interp.tiny import COMMON, right_padded, token_ids
 
 IDS = token_ids((5, 9), seed=3)
 FOUND = ["L1H3", "L1H1"]
@@ -179,6 +180,31 @@ def test_it_is_read_back_equal_and_plots_its_marks(model: interp.HookedModel, tm
     assert list(mean.y) == pytest.approx([result.of_size(1).control_mean, result.of_size(3).control_mean])
     assert found.customdata[1, 0] == "L1H3 L1H1 L1H0"
     assert "2 of layer 1 came from the nearest layers" in result.summary()
+
+
+def test_heads_of_an_encoder_decoder_are_compared_within_their_stack():
+    config = transformers.T5Config(
+        vocab_size=COMMON["vocab_size"],
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+    )
+    model = interp.load(transformers.T5ForConditionalGeneration(config).eval())
+    batch = model.batch(token_ids((2, 9)), decoder=token_ids((2, 5), seed=1))
+
+    def metric(edited: interp.HookedModel) -> Tensor:
+        logits = edited.capture(batch, [], logits=True).logits
+        assert logits is not None
+        return logits[:, -1, 7]
+
+    result = causal.verify(model, ["cross.L0H1", "encoder.L1H2"], metric, worse="lower", exclude="cross.L0H0")
+    controls = result.table.loc[result.table["condition"] == "control", "heads"]
+    assert set(controls) == {f"encoder.L1H{e} cross.L0H{c}" for e in (0, 1, 3) for c in (2, 3)}
+    assert result.of_size().is_all
+    assert (result.to_frame()["effect"].abs()[1:] > 0).all()
 
 
 def test_names_of_tasks_are_no_markup(model: interp.HookedModel):
