@@ -50,12 +50,21 @@ def parse_heads(specs: HeadSpec | Iterable[HeadSpec], layers: HeadCounts) -> dic
         InputError: none is named, or one cannot be read or does not exist; see ``parse_head``.
     """
     found: defaultdict[LayerKey, set[int]] = defaultdict(set)
-    for spec in _each(specs):
-        layer, head = parse_head(spec, layers)
+    for layer, head in ordered_heads(specs, layers):
         found[layer].add(head)
+    return {layer: tuple(sorted(found[layer])) for layer in layers if layer in found}
+
+
+def ordered_heads(specs: HeadSpec | Iterable[HeadSpec], layers: HeadCounts) -> list[Head]:
+    """The heads that are named, in the order in which they are, each once. One head may stand alone.
+
+    Raises:
+        InputError: none is named, or one cannot be read or does not exist; see ``parse_head``.
+    """
+    found = list(dict.fromkeys(parse_head(spec, layers) for spec in _each(specs)))
     if not found:
         raise InputError("heads: expected at least one head such as 'L5H1' or (5, 1), got none")
-    return {layer: tuple(sorted(found[layer])) for layer in layers if layer in found}
+    return found
 
 
 def _each(specs: HeadSpec | Iterable[HeadSpec]) -> list[HeadSpec]:
