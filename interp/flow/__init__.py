@@ -1,1 +1,9 @@
-"""How information moves through layers: what combines the maps of several layers."""
+"""How information moves through layers: what combines the maps of several layers.
+
+rolled = interp.flow.rollout(model, text, every_level=True)
+rolled.plot()
+"""
+
+from interp.flow.rollout import Rollout, rollout
+
+__all__ = ["Rollout", "rollout"]
