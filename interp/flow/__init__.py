@@ -4,6 +4,7 @@ rolled = interp.flow.rollout(model, text, every_level=True)
 rolled.plot()
 """
 
+from interp.flow.attention_flow import AttentionFlow, attention_flow
 from interp.flow.rollout import Rollout, rollout
 
-__all__ = ["Rollout", "rollout"]
+__all__ = ["AttentionFlow", "Rollout", "attention_flow", "rollout"]

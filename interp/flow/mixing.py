@@ -197,6 +197,12 @@ class Mixing:
             for name in self.sides
         }
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether outputs draw on no token of their own side after themselves."""
+        own = [step for step in self.steps if step.queries == step.keys == self.output]
+        return bool(own) and all(step.lazy.operands.mask.is_causal for step in own)
+
     def joined(self, sequence: int, of_sides: Mapping[str, Tensor]) -> Tensor:
         """Of each side [T, ...] the rows of the sequence's own tokens, one side after the other."""
         return torch.cat([of_sides[name][side.columns[sequence]] for name, side in self.sides.items()])

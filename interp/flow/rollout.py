@@ -111,7 +111,7 @@ def rollout(
     Args:
         inputs: as for ``HookedModel.capture``. Padding gets no weight.
         positions: whose outputs: tokens of each sequence, counted without padding, negative ones from its end; "all" (up to
-            2,048 tokens: the result is T x T); None: the last token of each sequence. Of an encoder-decoder, the decoder's tokens.
+            2,048 tokens: the result is T x T); None: the last token of each sequence. Of an encoder-decoder, the decoder's.
         residual: False: Abar = F, without the token itself (rows divided by their sums). Not for encoder-decoders.
         fusion: "max": F is the maximum over heads.
         normalize: False: Abar = 0.5 F + 0.5 I even where rows of F sum to less than 1, as with sink logits: what is missing
@@ -145,7 +145,7 @@ def rollout(
         position=np.array([position for _, position in wanted]),
         tokens=tuple(found.tokens(number) for number in range(found.sequences)),
         encoder_tokens=found.encoder_tokens,
-        is_causal=looks_back(found),
+        is_causal=found.looks_back,
     )
 
 
@@ -157,11 +157,6 @@ def constants_of(found: Mixing, rule: Rule) -> dict[str, Any]:
         "normalize": rule.normalize,
         "heads": {str(step.layer): list(step.heads) for step in reversed(found.steps)},
     }
-
-
-def looks_back(found: Mixing) -> bool:
-    """Whether outputs draw on no token of their own side after themselves."""
-    return all(step.lazy.operands.mask.is_causal for step in found.steps if step.queries == step.keys == found.output)
 
 
 def _formula(rule: Rule) -> str:

@@ -319,7 +319,7 @@ def test_layers_that_do_not_attend_are_not_passed_by_in_silence() -> None:
         mamba_dt_rank=4,
     )
     model = interp.load(transformers.JambaForCausalLM(config).eval())
-    with pytest.raises(InputError, match="1 of the 2 layers of .* do not attend"):
+    with pytest.raises(InputError, match=r"1 of the 2 layers of .* do not attend"):
         rollout(model, token_ids((1, 5)))
     assert rollout(model, token_ids((1, 5)), layers=[1]).of().sum() == pytest.approx(1.0, abs=1e-5)
 
