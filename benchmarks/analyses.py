@@ -91,9 +91,9 @@ ANALYSES: dict[str, dict[str, tuple[Work, tuple[int, ...]]]] = {
         "dense": (dense_rollout, (256, 512, 1024, 2048)),
     },
     "attention_flow": {
-        "interp": (flow, (32, 64, 128, 256, 512)),
+        "interp": (flow, (16, 32, 64, 128, 256, 512)),
         "kept": (kept_flow, (256, 512, 1024)),
-        "dense": (dense_flow, (32, 64)),
+        "dense": (dense_flow, (16, 32)),
     },
 }
 ESTIMATES = {"kept"}

@@ -5,6 +5,7 @@ rolled.plot()
 """
 
 from interp.flow.attention_flow import AttentionFlow, attention_flow
+from interp.flow.comparison import Comparison, compare, side_by_side
 from interp.flow.rollout import Rollout, rollout
 
-__all__ = ["AttentionFlow", "Rollout", "attention_flow", "rollout"]
+__all__ = ["AttentionFlow", "Comparison", "Rollout", "attention_flow", "compare", "rollout", "side_by_side"]

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 if TYPE_CHECKING:
+    from interp.flow.comparison import Comparison
     from interp.flow.token_weights import TokenWeights
 
 MOST_COLUMNS = 256
@@ -131,6 +132,53 @@ def token_bars(results: Mapping[str, TokenWeights], rows: Sequence[int]) -> go.F
         height=130 * len(listed) + (60 if len(listed) == 1 else 0) + MARGIN["t"] + MARGIN["b"],
         bargap=0.15,
         **_LOOK,
+    )
+    return figure
+
+
+def correlation_grid(comparison: Comparison) -> go.Figure:
+    """Rank correlations of methods: a row and a column a method, the last the tokens' place in the text.
+
+    Marks: colour and number are the mean over outputs, from -1 (blue) over 0 (white) to 1 (red). Only the lower half is drawn,
+    as the upper one says the same; grey is what is not defined. Hovering gives the standard error.
+    """
+    names = list(comparison.methods)
+    frame = comparison.to_frame()
+    z, stderr = np.full((len(names), len(names)), np.nan), np.full((len(names), len(names)), np.nan)
+    for pair in frame.to_dict("records"):
+        at = names.index(pair["second"]), names.index(pair["first"])
+        z[at], stderr[at] = pair["correlation"], pair["stderr"]
+    z, stderr = z[1:, :-1], stderr[1:, :-1]
+    labels = [escape(name) for name in names]
+    figure = go.Figure(
+        go.Heatmap(
+            z=z,
+            customdata=stderr,
+            zmin=-1,
+            zmax=1,
+            colorscale="RdBu_r",
+            colorbar={"title": {"text": "rank correlation"}, "thickness": 12},
+            texttemplate="%{z:.2f}",
+            hovertemplate="%{y}, %{x}<br>%{z:.3f} ± %{customdata:.3f}<extra></extra>",
+            hoverongaps=False,
+            xgap=1,
+            ygap=1,
+        )
+    )
+    axis = {"tickmode": "array", "showgrid": False, "zeroline": False}
+    size = 90 * (len(names) - 1)
+    # Above the diagonal nothing is drawn on white; what is not defined below it stands out on grey.
+    for i, j in zip(*np.nonzero(np.isnan(z) & np.tri(*z.shape, dtype=bool)), strict=True):
+        figure.add_shape(
+            type="rect", x0=j - 0.5, x1=j + 0.5, y0=i - 0.5, y1=i + 0.5, fillcolor=HIDDEN, line={"width": 0}
+        )
+    figure.update_layout(
+        xaxis=axis | {"tickvals": list(range(len(names) - 1)), "ticktext": labels[:-1]},
+        yaxis=axis
+        | {"tickvals": list(range(len(names) - 1)), "ticktext": labels[1:], "range": [len(names) - 1.5, -0.5]},
+        width=size + 300,
+        height=max(160, size * 2 // 3) + 110,
+        **_LOOK | {"margin": {"l": 160, "r": 30, "t": 30, "b": 60}},
     )
     return figure
 
