@@ -329,3 +329,23 @@ def test_the_demo_model_traces_its_last_token_to_the_first_and_to_itself() -> No
     weights = result.of()
     assert list(np.argsort(-weights)[:2]) == [0, len(weights) - 1]
     assert weights[0] == pytest.approx(0.491, abs=0.002)
+
+
+def test_an_encoder_of_images_has_patches_for_tokens() -> None:
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=16,
+        patch_size=8,
+    )
+    model = interp.load(randomised(transformers.ViTModel(config).eval()))
+    pixels = {"pixel_values": torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
+    result = rollout(model, pixels, positions=0)
+    config._attn_implementation = "eager"
+    maps = maps_alone(randomised(transformers.ViTModel(config).eval()), pixels)
+    assert result.tokens == (("0", "1", "2", "3", "4"),)
+    assert np.allclose(result.of(), rolled([shares(p) for p in maps])[0][0], atol=1e-5)
+    with pytest.raises(InputError, match="positions: sequence 0 has 5 tokens"):
+        rollout(model, pixels, positions=5)
