@@ -89,17 +89,14 @@ def network(found: Mixing, sequence: int, positions: Sequence[int], keep: int | 
         rows = np.flatnonzero(reached[step.queries])
         above, above_level = levels.start[step.queries], levels.at[step.queries]
         levels.add(step.queries, widths[step.queries])
+        _check_edges(sum(len(c) for _, _, c in edges) + (_visible(step, rows) if keep is None else 0))
         part = _read(step, sequence, rows, keep)
         holds = part.stays > 0
         edges += [
             (above + part.q, levels.start[step.keys] + part.k, part.capacity),
             (above + rows[holds], levels.start[step.queries] + rows[holds], part.stays[holds]),
         ]
-        if sum(len(c) for _, _, c in edges) > MOST_EDGES:
-            raise InputError(
-                f"attention flow: the network has more than {MOST_EDGES:,} edges; keep the largest of each query and head with "
-                "keep=, or choose a shorter input"
-            )
+        _check_edges(sum(len(c) for _, _, c in edges))
         read.append((above + rows, part.lost))
         ends.append((above_level, levels.at[step.keys]))
         share = 1 - np.divide(part.lost, part.whole, out=np.zeros_like(part.lost), where=part.whole > 0)
@@ -133,6 +130,21 @@ def network(found: Mixing, sequence: int, positions: Sequence[int], keep: int | 
         None if keep is None else _entering(found, sequence, columns, levels, ends, last),
         np.array(kept)[::-1],
     )
+
+
+def _check_edges(count: int) -> None:
+    if count > MOST_EDGES:
+        raise InputError(
+            f"attention flow: the network has {count:,} edges or more, and {MOST_EDGES:,} are allowed; keep the largest of each "
+            "query and head with keep=, or choose a shorter input"
+        )
+
+
+def _visible(step: Step, rows: np.ndarray) -> int:
+    """How many edges the rows have at most, padding included."""
+    ops = step.lazy.operands
+    spans = (ops.mask.key_span(int(q) + ops.offset, int(q) + ops.offset, ops.keys) for q in rows)
+    return sum(stop - start for start, stop in spans)
 
 
 class _Levels:
@@ -260,7 +272,7 @@ def _all_edges(step: Step, sequence: int, rows: np.ndarray) -> _Read:
         wanted = torch.from_numpy(rows[(rows >= block.start) & (rows < block.stop)])
         if not wanted.numel():
             continue
-        fused = step.fused(block)[sequence].double().cpu()[wanted - block.start]
+        fused = step.fused(block, sequence)[0].double().cpu()[wanted - block.start]
         a, e = step.rule.factors(fused.sum(dim=-1))
         share = (a[:, None] * fused).numpy()
         q, k = np.nonzero(share)
@@ -273,11 +285,14 @@ def _all_edges(step: Step, sequence: int, rows: np.ndarray) -> _Read:
 
 def _largest_edges(step: Step, sequence: int, rows: np.ndarray, keep: int) -> _Read:
     """The ``keep`` largest of every head: of a key that some heads keep, these heads' part of the mean."""
-    heads, keys = list(step.heads), step.lazy.shape[3]
-    value, index = (x[sequence, heads][:, rows].cpu() for x in step.lazy.topk(min(keep, keys)))  # [n, rows, k]
+    keys = step.lazy.shape[3]
+    of_heads = [step.lazy.head(sequence, h).topk(min(keep, keys)) for h in step.heads]
+    value, index = (
+        torch.cat([x[0] for x in each])[:, rows].cpu() for each in zip(*of_heads, strict=True)
+    )  # [n, rows, k]
     sums = step.row_sums()[sequence].double().cpu()[rows]
     a, e = step.rule.factors(sums)
-    share = a[None, :, None] * value.double() / len(heads)
+    share = a[None, :, None] * value.double() / len(step.heads)
     whole = a * sums
     lost = (whole - share.sum(dim=(0, 2))).clamp(min=0.0)
     there = index >= 0

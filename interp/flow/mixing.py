@@ -120,13 +120,13 @@ class Step:
             return lazy.lse[:, heads].gt(-torch.inf).to(lazy.lse).mean(dim=1)
         return lazy.matmul(lazy.lse.new_ones(lazy.shape[3], 1))[:, heads, :, 0].mean(dim=1)
 
-    def fused(self, rows: slice) -> Tensor:
-        """F [B, n, Tk] of a block of rows."""
-        cols = slice(0, self.lazy.shape[3])
-        if self.has_all_heads:
+    def fused(self, rows: slice, sequence: int | None = None) -> Tensor:
+        """F [B, n, Tk] of a block of rows; [1, n, Tk] of one sequence."""
+        cols, batch = slice(0, self.lazy.shape[3]), self.lazy.shape[0]
+        if self.has_all_heads and (sequence is None or batch == 1):
             return self._over_heads(self.lazy.tile(rows, cols))
         of_sequences = []
-        for b in range(self.lazy.shape[0]):
+        for b in range(batch) if sequence is None else (sequence,):
             tiles = [self.lazy.head(b, h).tile(rows, cols)[0] for h in self.heads]
             of_sequences.append(self._over_heads(torch.stack(tiles, dim=1)))
         return torch.cat(of_sequences)

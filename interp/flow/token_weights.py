@@ -108,7 +108,7 @@ class TokenWeights(Result):
             "sequence": sequence,
             "position": self.position[n],
             "position_token": pd.Series(outputs[n], dtype="str"),
-            "level": pd.Categorical.from_codes(level, list(self.levels[: first.shape[1]])),
+            "level": pd.Categorical.from_codes(level, dtype=pd.CategoricalDtype(list(self.levels))),
         }
         if self.encoder_tokens:
             columns["side"] = np.where(token < of_encoder, "encoder", "decoder")

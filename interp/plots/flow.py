@@ -85,8 +85,8 @@ def level_grid(result: TokenWeights, row: int) -> go.Figure:
         },
         width=_width(weights.shape[1], cell) + 60,
         height=max(180, 34 * len(names)) + MARGIN["t"] + MARGIN["b"],
-        **_LOOK | {"plot_bgcolor": HIDDEN},
     )
+    figure.update_layout(_LOOK | {"plot_bgcolor": HIDDEN})
     return figure
 
 
@@ -178,8 +178,8 @@ def correlation_grid(comparison: Comparison) -> go.Figure:
         | {"tickvals": list(range(len(names) - 1)), "ticktext": labels[1:], "range": [len(names) - 1.5, -0.5]},
         width=size + 300,
         height=max(160, size * 2 // 3) + 110,
-        **_LOOK | {"margin": {"l": 160, "r": 30, "t": 30, "b": 60}},
     )
+    figure.update_layout(_LOOK | {"margin": {"l": 160, "r": 30, "t": 30, "b": 60}})
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,14 @@ def test_what_would_take_too_long_is_refused_with_the_time(demo: HookedModel) ->
     ids = token_ids((1, 200))
     with pytest.raises(InputError, match=r"would take about .* minutes or more here, and 0.001 are allowed; .* keep="):
         attention_flow(demo, ids, max_minutes=0.001)
+
+
+def test_networks_too_large_to_hold_are_refused_before_they_are_read(
+    demo: HookedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("interp.flow.capacities"), "MOST_EDGES", 100)
+    with pytest.raises(InputError, match="the network has 210 edges or more, and 100 are allowed; keep the largest"):
+        attention_flow(demo, token_ids((1, 20)), positions="all")
 
 
 @pytest.mark.parametrize(

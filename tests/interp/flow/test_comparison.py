@@ -13,7 +13,11 @@ from interp.errors import InputError
 from interp.flow import Comparison, attention_flow, compare, rollout, side_by_side
 from interp.models.hooked import HookedModel
 
-TEXTS = ["The old man went down to the river.", "Anna put the red key into the old box, and went home.", "Yes, she did."]
+TEXTS = [
+    "The old man went down to the river.",
+    "Anna put the red key into the old box, and went home.",
+    "Yes, she did.",
+]
 
 
 @pytest.fixture(scope="module")
