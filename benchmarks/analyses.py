@@ -93,7 +93,7 @@ ANALYSES: dict[str, dict[str, tuple[Work, tuple[int, ...]]]] = {
     "attention_flow": {
         "interp": (flow, (16, 32, 64, 128, 256, 512)),
         "kept": (kept_flow, (256, 512, 1024)),
-        "dense": (dense_flow, (16, 32)),
+        "dense": (dense_flow, (16, 32, 64)),
     },
 }
 ESTIMATES = {"kept"}
@@ -161,7 +161,7 @@ def _run(analysis: str, road: str, tokens: int, threads: int) -> dict:
 def table(rows: list[dict]) -> str:
     lines = ["| analysis | tokens | road | seconds | CPU seconds | extra peak memory |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {row['analysis']} | {row['tokens']:,} | {row['road']} | {row['seconds']:.1f} | {row['cpu_seconds']:.1f} "
+        f"| {row['analysis']} | {row['tokens']:,} | {row['road']} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} "
         f"| {row['extra_mb']:,.0f} MB |"
         for row in rows
     ]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from interp.models.hooked import HookedModel
 
-SECONDS_AN_EDGE = 2.5e-7
+SECONDS_AN_EDGE = 1e-7
 """What one flow takes for each edge of the network, about; measured by benchmarks/analyses.py."""
 
 

@@ -91,7 +91,9 @@ def level_grid(result: TokenWeights, row: int) -> go.Figure:
 
 
 def token_bars(results: Mapping[str, TokenWeights], rows: Sequence[int]) -> go.Figure:
-    """The weights of one output on the tokens, a panel for each result, on one scale: to read one, or to compare several.
+    """The weights of one output on the tokens, a panel for each result: to read one, or to compare several.
+
+    Panels have the tokens in common, and each a scale of its own from 0.
 
     Marks: a bar's height is the token's weight at the lowest level. Whiskers, where a result has bounds (attention flow), span
     the values that the exact weight can have. A grey band covers tokens that the output cannot draw on. Above ``MOST_COLUMNS``
