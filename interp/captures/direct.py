@@ -75,6 +75,10 @@ class DirectRun:
     raw: Tensor
     logits: Tensor
 
+    @property
+    def is_capped(self) -> bool:
+        return not self.logits.requires_grad
+
 
 def direct_run(
     model: HookedModel, batch: Batch, rows: tuple[Tensor, Tensor], *, watch: Callable[[DirectPath], Any] | None = None
