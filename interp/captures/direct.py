@@ -189,7 +189,7 @@ class DirectPath(TorchFunctionMode):
         self.block: int | None = None
         self.is_past = False
         self.is_gathered = False
-        self.keeps_sources = True
+        self.keeps_sources = True  # False: heads alone are leaves, and what ``watch`` adds
         self.paused = 0
         self.open: set[int] = set()
         self.on_values: list[Callable[[AttentionCall], None]] = []
@@ -221,7 +221,8 @@ class DirectPath(TorchFunctionMode):
                 x = given[0]
                 self.final = self._rows_of(x)[None]
                 self.is_gathered = True
-                return (self.final, *given[1:])
+                # Where nobody asks for logits, one row is enough for the model to go on with.
+                return (self.final if self.keeps_sources else self.final[:, :1], *given[1:])
 
         def record(module: nn.Module, given: Any, output: Any) -> None:
             self.raw = output
@@ -232,7 +233,8 @@ class DirectPath(TorchFunctionMode):
     def _entering(self, number: int) -> Callable[..., Any]:
         def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
             is_first, self.block = self.block is None, number
-            if not is_first:
+            self.open = set()
+            if not (is_first and self.keeps_sources):
                 return None
             with self.pause():
                 return replaced_input(given, named, lambda x: self.source("embedding", x))

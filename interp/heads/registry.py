@@ -10,6 +10,7 @@ from interp.heads.detector import Detector
 from interp.heads.duplicate_token import DuplicateToken
 from interp.heads.first_token_sink import FirstTokenSink
 from interp.heads.induction import Induction, InductionText
+from interp.heads.ov_copying import OVCopyingDetector
 from interp.heads.previous_token import PreviousToken
 from interp.naming import nearest
 
@@ -26,6 +27,7 @@ _ALL: tuple[Detector, ...] = (
     Induction(),
     InductionText(),
     FirstTokenSink(),
+    OVCopyingDetector(),
 )
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from interp.edits.positions import Positions, Where
 from interp.errors import InputError
 from interp.inputs.batch import Batch
-from interp.inputs.tokens import tokenise
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -93,7 +92,7 @@ def _single(what: str, model: HookedModel, text: str) -> int:
     known = model.tokenizer.get_vocab()
     if text in known:
         return int(known[text])
-    pieces = tokenise(text, model.tokenizer, special=False) if text.strip() else []
+    pieces = [int(i) for i in model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
     if len(pieces) == 1:
         return pieces[0]
     shown = ", ".join(f"{piece!r} ({i})" for piece, i in zip(model.token_strings(pieces), pieces, strict=True))
