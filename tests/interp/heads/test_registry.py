@@ -14,7 +14,8 @@ from interp.heads.detector import Detector, ProbeDetector, RunDetector
 from interp.heads.registry import chosen
 
 BASES = (Detector, ProbeDetector, RunDetector)
-NAMES = ["previous_token", "current_token", "duplicate_token", "induction", "induction_text", "first_token_sink"]
+STANDARD = ["previous_token", "current_token", "duplicate_token", "induction", "induction_text", "first_token_sink"]
+NAMES = [*STANDARD, "ov_copying"]
 
 
 def test_names():
@@ -35,7 +36,7 @@ def test_each_says_what_it_is(name: str):
 
 def test_thresholds():
     found = {name: detector.threshold for name, detector in interp.detectors().items()}
-    assert found == dict.fromkeys(NAMES, 0.4) | {"first_token_sink": 0.3}
+    assert found == dict.fromkeys(NAMES, 0.4) | {"first_token_sink": 0.3, "ov_copying": 0.5}
 
 
 def test_every_detector_of_the_folder_is_registered():
@@ -52,8 +53,8 @@ def test_every_detector_of_the_folder_is_registered():
 
 
 def test_standard_is_all_that_forward_runs_can_measure():
-    assert [d.name for d in chosen("standard")] == NAMES
-    assert [d.name for d in chosen(["standard"])] == NAMES
+    assert [d.name for d in chosen("standard")] == STANDARD
+    assert [d.name for d in chosen(["standard"])] == STANDARD
 
 
 def test_names_keep_their_order_and_come_once():
