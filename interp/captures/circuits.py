@@ -42,7 +42,7 @@ ROUNDINGS = 64
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """One layer: reads B [Hkv, Dv, d_embedding] and writes A [H, Dv, d_model], float32 (float64 of float64 models), on the CPU."""
+    """One layer: reads B [Hkv, Dv, d_embedding] and writes A [H, Dv, d_model], float32 (float64 of float64 models), on CPU."""
 
     reads: Tensor
     writes: Tensor
@@ -64,8 +64,8 @@ class Circuits:
 def circuits(model: HookedModel) -> Circuits:
     """The value-output circuits of all heads; see the top of the file.
 
-    Cost: a run on about as many single tokens as the model is wide, and back. Memory: twice that of the attention's value and output
-    weights, in float32.
+    Cost: a run on about as many single tokens as the model is wide, and back. Memory: twice that of the attention's value and
+    output weights, in float32.
 
     Raises:
         InputError: the model has no unembedding or several stacks of layers; heads whose values are not a linear function of the
@@ -91,8 +91,8 @@ def check_plain(model: HookedModel) -> None:
     stacks = {layer.stack for served in model.host.layers.values() for layer in served}
     if stacks != {""} or not isinstance(model.host.inner.get_input_embeddings(), nn.Module):
         raise InputError(
-            f"{model.name} ({type(model.model).__name__}): circuits from embedding to unembedding are told of models with one stack "
-            f"of layers that reads tokens; its stacks are {sorted(stacks)}"
+            f"{model.name} ({type(model.model).__name__}): circuits from embedding to unembedding are told of models with one "
+            f"stack of layers that reads tokens; its stacks are {sorted(stacks)}"
         )
     if "edits" in model.facts():
         raise InputError("circuits are those of the weights, which no edit changes; leave the context of model.edited")
@@ -117,7 +117,10 @@ def _differentiated(model: HookedModel, token: int, at_most: int | None) -> _Fou
         run = direct_run(
             model,
             Batch(ids, torch.ones_like(ids, dtype=torch.bool)),
-            (torch.arange(len(ids), device=model.device), torch.zeros(len(ids), dtype=torch.int64, device=model.device)),
+            (
+                torch.arange(len(ids), device=model.device),
+                torch.zeros(len(ids), dtype=torch.int64, device=model.device),
+            ),
             watch=values.watch,
         )
         shapes |= values.shapes
@@ -141,7 +144,9 @@ def _width(model: HookedModel) -> int:
 def _writes(model: HookedModel, run: DirectRun, start: int, at_most: int | None) -> list[tuple[LayerKey, Tensor]]:
     """Columns of A: d x[start + b] / d z of the b-th row."""
     if not run.final.requires_grad:
-        raise _refusal(model, "between its last layer and its unembedding stands something that is not linear (a layer of its own)")
+        raise _refusal(
+            model, "between its last layer and its unembedding stands something that is not linear (a layer of its own)"
+        )
     heads = [source for source in run.sources if source.kind == "heads"]
     chosen, value = _picked(run.final, start, at_most)
     if value is None:
@@ -150,7 +155,9 @@ def _writes(model: HookedModel, run: DirectRun, start: int, at_most: int | None)
     columns = []
     for source, weight in zip(heads, weights, strict=True):
         if weight is None or source.layer is None:
-            raise _refusal(model, f"the heads of layer {source.layer} do not go through a linear projection to the unembedding")
+            raise _refusal(
+                model, f"the heads of layer {source.layer} do not go through a linear projection to the unembedding"
+            )
         columns.append((source.layer, _wide(weight[:chosen]).permute(1, 2, 0)))  # [H, Dv, rows]
     return columns
 
@@ -163,7 +170,9 @@ class _Values:
         self.found: dict[LayerKey, Tensor] = {}
         self.shapes: dict[LayerKey, torch.Size] = {}
         self._embedded: Tensor | None = None
-        self._given: tuple[Tensor, Tensor] | None = None  # what an attention module took in: on the path, and the leaf in its place
+        self._given: tuple[Tensor, Tensor] | None = (
+            None  # what an attention module took in: on the path, and the leaf in its place
+        )
 
     def watch(self, path: DirectPath) -> None:
         path.keeps_sources = False
@@ -171,11 +180,14 @@ class _Values:
         embedding = self.model.host.inner.get_input_embeddings()
         path.handles.append(embedding.register_forward_hook(self._embedding(path)))
         path.handles += [
-            attention.register_forward_pre_hook(self._attention(path), with_kwargs=True) for attention in self.model.host.layers
+            attention.register_forward_pre_hook(self._attention(path), with_kwargs=True)
+            for attention in self.model.host.layers
         ]
 
     def _embedding(self, path: DirectPath) -> Callable[..., Any]:
         def hook(module: nn.Module, given: Any, output: Tensor) -> Tensor:
+            if not path.is_here:
+                return output
             with path.pause():
                 self._embedded = output.detach().requires_grad_()
                 path.open = {id(self._embedded)}
@@ -191,6 +203,8 @@ class _Values:
             return leaf.clone()
 
         def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if not path.is_here:
+                return None
             with path.pause():
                 return replaced_input(given, named, cut)
 
@@ -235,7 +249,8 @@ def _check_alike(model: HookedModel, found: _Found, other: _Found) -> None:
         pairs += list(zip(a[:, :, columns], of_a, strict=True))
         if not all(_is_alike(x, y, model.dtype) for x, y in pairs):
             raise _refusal(
-                model, f"what the heads of layer {layer} read or write depends on the token in other ways than by a scale (a gate)"
+                model,
+                f"what the heads of layer {layer} read or write depends on the token in other ways than by a scale (a gate)",
             )
 
 
@@ -252,7 +267,9 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _refusal(model: HookedModel, why: str) -> InputError:
-    return InputError(f"{model.name} ({type(model.model).__name__}): the circuits of its heads cannot be told from its weights, for {why}")
+    return InputError(
+        f"{model.name} ({type(model.model).__name__}): the circuits of its heads cannot be told from its weights, for {why}"
+    )
 
 
 def heads_of(found: Circuits) -> Sequence[tuple[int, int, Tensor, Tensor]]:

@@ -13,9 +13,10 @@ asked for.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -36,9 +37,9 @@ Kind = Literal["embedding", "heads", "mlp", "bias"]
 WRITING = ("", "decoder", "cross")
 """Stacks of layers that write into the residual stream from which logits are read."""
 SHAPES = set(
-    "view reshape transpose contiguous to float double half bfloat16 type type_as unsqueeze squeeze expand expand_as view_as permute "
-    "split chunk flatten unflatten unbind clone neg mean sum dropout cat stack repeat repeat_interleave index_select narrow movedim "
-    "swapaxes broadcast_to __getitem__ __get__ size dim numel is_floating_point __neg__".split()
+    "view reshape transpose contiguous to float double half bfloat16 type type_as unsqueeze squeeze expand expand_as view_as "
+    "permute split chunk flatten unflatten unbind clone neg mean sum dropout cat stack repeat repeat_interleave index_select "
+    "narrow movedim swapaxes broadcast_to __getitem__ __get__ size dim numel is_floating_point __neg__".split()
 )
 """Functions that are linear in all that they take in."""
 PRODUCTS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"}
@@ -105,7 +106,9 @@ def direct_run(
         stack.enter_context(path)
         last = model.run(batch, lambda call: (), lambda call, attended: None, logits=True, differentiable=True)
     if path.final is None or path.raw is None:
-        raise InputError(f"{model.name}: its logits are not what its unembedding, a {type(unembedding).__name__}, gives")
+        raise InputError(
+            f"{model.name}: its logits are not what its unembedding, a {type(unembedding).__name__}, gives"
+        )
     return DirectRun(path.sources, path.final[0], path.raw[0], last[0])
 
 
@@ -127,7 +130,12 @@ def unembedding_of(model: HookedModel) -> nn.Module:
     except (AttributeError, NotImplementedError):
         found = None
     weight = getattr(found, "weight", None)
-    if not isinstance(found, nn.Module) or not isinstance(weight, Tensor) or weight.ndim != 2 or not model.shape.vocabulary:
+    if (
+        not isinstance(found, nn.Module)
+        or not isinstance(weight, Tensor)
+        or weight.ndim != 2
+        or not model.shape.vocabulary
+    ):
         raise InputError(
             f"{model.name} ({type(model.model).__name__}) has no unembedding, so that nothing is written into logits of tokens; "
             "load the model with its language-model head"
@@ -145,8 +153,8 @@ def blocks_of(model: HookedModel) -> list[nn.Module]:
     lists = {match[1] for layer in layers if (match := re.match(r"(.*?)\.?(\d+)(?:\.|$)", layer.path))}
     if len(lists) != 1:
         raise InputError(
-            f"{model.name} ({type(model.model).__name__}): its layers do not stand in one list of blocks, so that what they write "
-            "cannot be followed"
+            f"{model.name} ({type(model.model).__name__}): its layers do not stand in one list of blocks, so that what they "
+            "write cannot be followed"
         )
     return list(model.host.inner.get_submodule(lists.pop()).children())
 
@@ -194,6 +202,12 @@ class DirectPath(TorchFunctionMode):
         self.open: set[int] = set()
         self.on_values: list[Callable[[AttentionCall], None]] = []
         self.handles: list[Any] = []
+        self._thread = threading.get_ident()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the thread whose run is watched: another may run the model meanwhile."""
+        return threading.get_ident() == self._thread
 
     def close(self) -> None:
         for handle in self.handles:
@@ -217,6 +231,8 @@ class DirectPath(TorchFunctionMode):
 
     def hook_unembedding(self, unembedding: nn.Module) -> None:
         def gather(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            if not self.is_here:
+                return given
             with self.pause():
                 x = given[0]
                 self.final = self._rows_of(x)[None]
@@ -225,13 +241,16 @@ class DirectPath(TorchFunctionMode):
                 return (self.final if self.keeps_sources else self.final[:, :1], *given[1:])
 
         def record(module: nn.Module, given: Any, output: Any) -> None:
-            self.raw = output
+            if self.is_here:
+                self.raw = output
 
         self.handles.append(unembedding.register_forward_pre_hook(gather))
         self.handles.append(unembedding.register_forward_hook(record))
 
     def _entering(self, number: int) -> Callable[..., Any]:
         def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if not self.is_here:
+                return None
             is_first, self.block = self.block is None, number
             self.open = set()
             if not (is_first and self.keeps_sources):
@@ -242,7 +261,7 @@ class DirectPath(TorchFunctionMode):
         return enter
 
     def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
-        self.is_past = True
+        self.is_past = self.is_past or self.is_here
 
     # -------------------------------------------------------------------------------------------------------- sources
 
@@ -337,7 +356,8 @@ class DirectPath(TorchFunctionMode):
         if at == 0 and name in IN_PLACE:
             # What is written to must stay the tensor that it is.
             marked = other.copy_(marked)
-        return (marked, x, *held[2:]) if at == 0 else (x, marked, *held[2:])
+        terms = (marked, x) if at == 0 else (x, marked)
+        return (*terms, *held[2:])
 
     def _projection(
         self, name: str, func: Any, held: tuple[Any, ...], options: dict[str, Any], moves: list[bool]
@@ -348,7 +368,7 @@ class DirectPath(TorchFunctionMode):
         if name == "linear":
             bias = held[2] if len(held) > 2 else options.get("bias")
             return lambda: self._plus(func(held[0], held[1]), bias)
-        if name == "addmm":
+        if name == "addmm" and moves == [False, True, False] and not options:
             return lambda: self._plus(torch.mm(held[1], held[2]), held[0])
         return lambda: func(*held, **options)
 
@@ -359,7 +379,8 @@ class DirectPath(TorchFunctionMode):
 
     def _norm(self, name: str, held: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
         """The norm with its scale held fixed, computed as torch does: in float32 at least, rounded once before the bias."""
-        names = ("input", "normalized_shape", "weight", "bias", "eps") if name == "layer_norm" else ("input", "normalized_shape", "weight", "eps")
+        bias_too = ("bias",) if name == "layer_norm" else ()
+        names = ("input", "normalized_shape", "weight", *bias_too, "eps")
         given = dict(zip(names, held, strict=False)) | dict(options)
         x, weight, bias, eps = given["input"], given.get("weight"), given.get("bias"), given.get("eps")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,8 +1,8 @@
 """Which tokens a head promotes and suppresses at one position, by what it writes there.
 
-The effect on every logit is that of ``logit_attribution`` for that token: z_h W_O^h through the norms that follow with their scales
-held fixed, times the unembedding. As a softmax is the same after a number is added to all logits, effects are also given above
-their mean over the vocabulary.
+The effect on every logit is that of ``logit_attribution`` for that token: z_h W_O^h through the norms that follow with their
+scales held fixed, times the unembedding. As a softmax is the same after a number is added to all logits, effects are also given
+above their mean over the vocabulary.
 
 Source: the logit lens of single heads, as direct logit attribution in Elhage et al., A Mathematical Framework for Transformer
 Circuits, 2021.
@@ -40,8 +40,8 @@ class HeadTokens(Result):
     head      such as "L5H1"
     position  column of the input
     token     the text of the token there
-    table     sign ("promoted", "suppressed"), rank from 0, id, token, attribution (what the head adds to its logit), above_mean (the
-              same less its mean over the vocabulary)
+    table     sign ("promoted", "suppressed"), rank from 0, id, token, attribution (what the head adds to its logit), above_mean
+              (the same less its mean over the vocabulary)
     is_capped the logits are those before the model's soft cap
     """
 
@@ -89,7 +89,8 @@ def head_tokens(
         position: a column of the input; a negative one counts back from its last token.
 
     Raises:
-        InputError: as of ``logit_attribution``; a head that does not exist or writes into no logits; several sequences; k below 1.
+        InputError: as of ``logit_attribution``; a head that does not exist or writes into no logits; several sequences; k below
+            1.
     """
     layer, number = parse_head(head, head_counts(model.host.layers))
     batch = model.checked(inputs, beyond_context=beyond_context)
@@ -108,7 +109,9 @@ def head_tokens(
     weights = gradients_of(model, run, (scores * w).sum(), again=True)
     found = [(s, g) for s, g in zip(run.sources, weights, strict=True) if s.kind == "heads" and s.layer == layer]
     if not found:
-        raise InputError(f"head {head!r}: layer {layer!r} does not write into the residual stream that logits are read from")
+        raise InputError(
+            f"head {head!r}: layer {layer!r} does not write into the residual stream that logits are read from"
+        )
     source, weight = found[0]
     assert weight is not None
     if number >= source.value.shape[1]:

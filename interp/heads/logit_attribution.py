@@ -5,13 +5,14 @@ every head, every MLP and the biases have written. So the logit of token t is a 
 
     z_lh W_O^lh  ->  the norms that follow, each with the scale that it has on the actual input  ->  . W_U[:, t]
 
-RMSNorm divides by the root mean square of its actual input and multiplies by its weight; LayerNorm centres first; its bias is a part
-of its own. Norms between attention and residual stream (Gemma 2), residual and logit multipliers (Granite, Cohere), parallel blocks
-and gates are followed the same way; see ``interp.captures.direct``. The parts are computed each by itself and must add up to the
-model's own logit within the rounding of its dtype, or the attribution is refused.
+RMSNorm divides by the root mean square of its actual input and multiplies by its weight; LayerNorm centres first; its bias is a
+part of its own. Norms between attention and residual stream (Gemma 2), residual and logit multipliers (Granite, Cohere),
+parallel blocks and gates are followed the same way; see ``interp.captures.direct``. The parts are computed each by itself and
+must add up to the model's own logit within the rounding of its dtype, or the attribution is refused.
 
 Source: Elhage et al., A Mathematical Framework for Transformer Circuits, 2021 (transformer-circuits.pub/2021/framework); their
-W_U, W_O and residual stream are meant here too. TransformerLens calls it direct logit attribution (``ActivationCache.logit_attrs``).
+W_U, W_O and residual stream are meant here too. TransformerLens calls it direct logit attribution
+(``ActivationCache.logit_attrs``).
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
 
 METHOD = "z_h W_O^h through the norms that follow, with their scales held fixed, dot the unembedding of the token"
-SOURCE = "Elhage et al., A Mathematical Framework for Transformer Circuits, 2021; TransformerLens, direct logit attribution"
+SOURCE = (
+    "Elhage et al., A Mathematical Framework for Transformer Circuits, 2021; TransformerLens, direct logit attribution"
+)
 ROUNDINGS = 16
 """How many roundings, relative to the sum of all parts' absolute values, their sum may be away from the logit."""
 MOST_LOGITS = 2**28
@@ -56,9 +59,9 @@ class LogitAttribution(Result):
     """The parts of the logits of N tokens at N positions (of one token, less that of another, where ``against`` is given).
 
     heads      [N, L, H], what each head adds to the logit; NaN where a layer has fewer heads
-    others     [N, M], the other parts: "embedding" (all that enters the first block, positions included), "mlp 3" (all that block 3
-               adds beside its attention: its MLP or experts, in a hybrid its mixer), "bias 3" (constants of block 3: of projections
-               and norms), "bias" (constants after the blocks: of the final norm and of the unembedding)
+    others     [N, M], the other parts: "embedding" (all that enters the first block, positions included), "mlp 3" (all that
+               block 3 adds beside its attention: its MLP or experts, in a hybrid its mixer), "bias 3" (constants of block 3: of
+               projections and norms), "bias" (constants after the blocks: of the final norm and of the unembedding)
     layers     of the second axis of ``heads``
     parts      names of the columns of ``others``
     logits     [N], the model's own: of the token, or the difference; before the soft cap where ``is_capped``
@@ -106,7 +109,7 @@ class LogitAttribution(Result):
         return [(head_name(self.layers[layer], int(head)), float(mean[layer, head])) for layer, head in places]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each position and part: sequence, position, token, target, against, kind, layer, head, part, attribution."""
+        """One row a position and part: sequence, position, token, target, against, kind, layer, head, part, attribution."""
         import pandas as pd
 
         n, layers, heads = self.heads.shape
@@ -160,8 +163,9 @@ class LogitAttribution(Result):
             what = f"mean {what}{' difference' if self.against[0] >= 0 else ''} at {n} positions"
         strongest = ", ".join(f"{name} {value:+.2f}" for name, value in self.strongest())
         return (
-            f"{what}: {self.logits.mean():.3f} = heads {heads:+.3f}, MLPs {sums['mlp']:+.3f}, embedding {sums['embedding']:+.3f}, "
-            f"biases {sums['bias']:+.3f}; rounding {np.abs(self.remainder).max():.1e}\nstrongest heads: {strongest}"
+            f"{what}: {self.logits.mean():.3f} = heads {heads:+.3f}, MLPs {sums['mlp']:+.3f}, "
+            f"embedding {sums['embedding']:+.3f}, biases {sums['bias']:+.3f}; "
+            f"rounding {np.abs(self.remainder).max():.1e}\nstrongest heads: {strongest}"
         )
 
 
@@ -181,22 +185,23 @@ def logit_attribution(
 
     Args:
         inputs: as of ``HookedModel.capture``. Edits in force apply.
-        token: whose logit: an id, or a text that is one token, or ids, one for each position (sequence after sequence). None: at each
-            position the token with the largest logit, the model's own prediction. The logits at a position speak of the token that
-            comes after it.
-        positions: columns of the batch: one, several, a slice, a bool mask, or None for all. Negative ones count back from the last
-            token of each sequence. Of a slice, a mask or None, padding is left out. Of an encoder-decoder they are the decoder's.
+        token: whose logit: an id, or a text that is one token, or ids, one for each position (sequence after sequence). None:
+            at each position the token with the largest logit, the model's own prediction. The logits at a position speak of the
+            token that comes after it.
+        positions: columns of the batch: one, several, a slice, a bool mask, or None for all. Negative ones count back from the
+            last token of each sequence. Of a slice, a mask or None, padding is left out. Of an encoder-decoder they are the
+            decoder's.
         against: another token, or others, whose logits are subtracted. Only differences of logits change what a model predicts.
         beyond_context: as of ``HookedModel.capture``.
 
     Raises:
-        InputError: a token that is none, a position that is none or padding; a model without an unembedding, or whose heads do not
-            reach the logits by additions, norms and linear layers alone.
+        InputError: a token that is none, a position that is none or padding; a model without an unembedding, or whose heads do
+            not reach the logits by additions, norms and linear layers alone.
         RunError: NaN or infinity in the run.
     """
     batch = model.checked(inputs, beyond_context=beyond_context)
     weight = unembedding_of(model).weight
-    vocabulary = int(weight.shape[0])  # pyright: ignore[reportIndexIssue, reportArgumentType]
+    vocabulary = int(weight.shape[0])  # pyright: ignore[reportIndexIssue]
     is_seq2seq = "decoder_input_ids" in batch.others
     rows = rows_of("positions", batch, positions, decoder=is_seq2seq)
     count = rows[0].numel()
@@ -258,7 +263,9 @@ def followed(model: HookedModel, run: DirectRun) -> Tensor:
         InputError: the path does not lead there.
     """
     if not run.raw.requires_grad:
-        raise _refusal(model, "between its last layer and its unembedding stands something that is not linear (a layer of its own)")
+        raise _refusal(
+            model, "between its last layer and its unembedding stands something that is not linear (a layer of its own)"
+        )
     if not run.is_capped:
         return run.logits
     order = run.raw.detach().argsort(dim=1)
@@ -277,7 +284,8 @@ def gradients_of(model: HookedModel, run: DirectRun, value: Tensor, *, again: bo
     for source, weight in zip(run.sources, weights, strict=True):
         if source.kind == "heads" and weight is None:
             raise _refusal(
-                model, f"the heads of layer {source.layer} do not go through a linear projection into the residual stream"
+                model,
+                f"the heads of layer {source.layer} do not go through a linear projection into the residual stream",
             )
     return list(weights)
 
@@ -309,8 +317,12 @@ def _parts(model: HookedModel, sources: Sequence[Source], weights: Sequence[Tens
             others[name] = others.get(name, 0.0) + _array(products.flatten(1).sum(dim=1))
     layers = tuple(layer for layer in model.layers if layer in heads)
     widest = max(heads[layer].shape[1] for layer in layers)
-    padded = [np.pad(heads[layer], ((0, 0), (0, widest - heads[layer].shape[1])), constant_values=np.nan) for layer in layers]
-    return _Parts(np.stack(padded, axis=1), layers, np.stack(list(others.values()), axis=1), tuple(others), np.asarray(size))
+    padded = [
+        np.pad(heads[layer], ((0, 0), (0, widest - heads[layer].shape[1])), constant_values=np.nan) for layer in layers
+    ]
+    return _Parts(
+        np.stack(padded, axis=1), layers, np.stack(list(others.values()), axis=1), tuple(others), np.asarray(size)
+    )
 
 
 def _check_complete(model: HookedModel, result: LogitAttribution) -> None:
@@ -326,8 +338,8 @@ def _check_complete(model: HookedModel, result: LogitAttribution) -> None:
 
 def _refusal(model: HookedModel, why: str) -> InputError:
     return InputError(
-        f"{model.name} ({type(model.model).__name__}): what its heads write cannot be told in its logits, for {why}. The effect of "
-        "ablating a head (interp.edits.ablate) can be measured on any model"
+        f"{model.name} ({type(model.model).__name__}): what its heads write cannot be told in its logits, for {why}. The "
+        "effect of ablating a head (interp.edits.ablate) can be measured on any model"
     )
 
 

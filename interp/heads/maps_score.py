@@ -1,12 +1,13 @@
 """Which heads implement a relation between tokens, such as France -> Paris, told from their weights: the score of MAPS.
 
-A head's value-output circuit maps every token s to logits of all tokens, row s of W_E B_h^T A_h W_U^T (``interp.captures.circuits``).
-The score of a head for pairs (s, t) is the share of pairs with t among the k largest entries of s's row:
+A head's value-output circuit maps every token s to logits of all tokens, row s of W_E B_h^T A_h W_U^T
+(``interp.captures.circuits``). The score of a head for pairs (s, t) is the share of pairs with t among the k largest entries of
+s's row:
 
     score_h = mean over the pairs of [t in top_k of row s]    from 0 to 1; k / V by chance
 
-Source: Elhelo and Geva, Inferring Functionality of Attention Heads from their Parameters (arXiv 2412.11965), k = 10. The weights of the
-norms on the way are folded in here, which changes what is largest.
+Source: Elhelo and Geva, Inferring Functionality of Attention Heads from their Parameters (arXiv 2412.11965), k = 10. The
+weights of the norms on the way are folded in here, which changes what is largest.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class MapsScores(Result):
 
     def summary(self) -> str:
         frame = self.to_frame().sort_values("score", ascending=False, kind="stable").head(SHOWN)
-        named = [f"{head_name(row.layer, int(row.head))} {row.score:.2f}" for row in frame.itertuples()]  # pyright: ignore
+        columns = zip(frame["layer"].tolist(), frame["head"].tolist(), frame["score"].tolist(), strict=True)
+        named = [f"{head_name(layer, head)} {score:.2f}" for layer, head, score in columns]
         return f"{len(self.pairs)} pairs, target in the top {self.k} (chance {self.chance:.4f}); strongest: {', '.join(named)}"
 
 
@@ -98,7 +100,9 @@ def maps_score(model: HookedModel, pairs: Iterable[tuple[Tokens, Tokens]], k: in
         InputError: no pairs, or one that is none; a text that is not one token; k out of range; a model without such circuits.
     """
     check_plain(model)
-    vocabulary = min(m.weight.shape[0] for m in (model.host.inner.get_input_embeddings(), model.host.inner.get_output_embeddings()))
+    vocabulary = min(
+        m.weight.shape[0] for m in (model.host.inner.get_input_embeddings(), model.host.inner.get_output_embeddings())
+    )
     if type(k) is not int or not 1 <= k < vocabulary:
         raise InputError(f"k: expected a whole number from 1 to {vocabulary - 1}, got {k!r}")
     listed = [pair if isinstance(pair, tuple | list) else (pair,) for pair in pairs]
@@ -124,7 +128,7 @@ def maps_score(model: HookedModel, pairs: Iterable[tuple[Tokens, Tokens]], k: in
         scores=scores,
         ranks=medians,
         layers=tuple(found.layers),
-        pairs=tuple(zip(*texts, strict=True)),  # pyright: ignore[reportArgumentType]
+        pairs=tuple(zip(*texts, strict=True)),
         k=k,
         chance=k / vocabulary,
     )

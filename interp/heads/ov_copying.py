@@ -4,13 +4,15 @@ Whatever a head attends to, it maps each token s to logits of every token t by o
 
     G_h = W_U A_h^T B_h W_E    G_h[t, s]: what attending to s alone adds to the logit of t
 
-with the norms' weights folded in and their scales left out (``interp.captures.circuits``). A head that copies raises each token's own
+with the norms' weights folded in and their scales left out (``interp.captures.circuits``). A head that copies raises each
+token's own
 logit: G_h has a large trace, its eigenvalues have positive real parts. The copying score is
 
     sum_i Re(lambda_i) / sum_i |lambda_i|    from -1 (each direction is suppressed) over 0 (a random head) to 1 (each is copied)
 
-The matrix is never made: B W_E W_U^T A^T has the same eigenvalues but for zeros, and is as small as the head is wide. Beside it stands
-the rank of each token's own logit among all tokens', from 0 (it is raised most) to 1 (it is lowered most), on a sample of tokens.
+The matrix is never made: B W_E W_U^T A^T has the same eigenvalues but for zeros, and is as small as the head is wide. Beside it
+stands the rank of each token's own logit among all tokens', from 0 (it is raised most) to 1 (it is lowered most), on a sample
+of tokens.
 
 Source: Elhage et al., A Mathematical Framework for Transformer Circuits, 2021 (transformer-circuits.pub/2021/framework): "copying
 heads" by the eigenvalues of W_U W_OV W_E; their figures show this ratio for each head.
@@ -50,8 +52,8 @@ class OVCopying(Result):
     """What the value-output circuit of each head does to the token that is attended to; NaN where a layer has fewer heads.
 
     scores      [L, H], the copying score, from -1 to 1; NaN for a head that writes nothing
-    own_rank    [L, H], mean over the sample of (tokens with a larger logit than the token itself) / (V - 1), ties in the middle; 0.5
-                by chance
+    own_rank    [L, H], mean over the sample of (tokens with a larger logit than the token itself) / (V - 1), ties in the
+                middle; 0.5 by chance
     own_stderr  [L, H], its standard error over the sample
     top_share   [L, H], the share of the sample whose own logit is among the ``k`` largest; k / V by chance
     layers      of the first axis
@@ -87,7 +89,8 @@ class OVCopying(Result):
 
     def summary(self) -> str:
         frame = self.to_frame().sort_values("score", ascending=False, kind="stable")
-        named = [f"{head_name(row.layer, int(row.head))} {row.score:+.2f}" for row in frame.itertuples()]  # pyright: ignore
+        columns = zip(frame["layer"].tolist(), frame["head"].tolist(), frame["score"].tolist(), strict=True)
+        named = [f"{head_name(layer, head)} {score:+.2f}" for layer, head, score in columns]
         ends = f"most: {', '.join(named[:SHOWN])}; least: {', '.join(named[::-1][:SHOWN])}"
         return f"copying scores of {len(frame)} heads, mean {np.nanmean(self.scores):+.2f}; {ends}"
 
@@ -95,8 +98,8 @@ class OVCopying(Result):
 def ov_copying(model: HookedModel, *, sample: int | None = 1000, k: int = 10, seed: int = 0) -> OVCopying:
     """The copying score of every head and the ranks of tokens' own logits; see the top of the file. No text is read.
 
-    Cost: that of the circuits, and for each head a table of V x Dv against d_model and one of sample x V against Dv; memory as of the
-    circuits, and 64 MB.
+    Cost: that of the circuits, and for each head a table of V x Dv against d_model and one of sample x V against Dv; memory as
+    of the circuits, and 64 MB.
 
     Args:
         sample: how many tokens to rank, drawn without replacement; None: all.
@@ -158,11 +161,13 @@ def copying_score(a: Tensor, b: Tensor, between: Tensor) -> float:
 
 
 def target_ranks(found: Circuits, a: Tensor, b: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
-    """How many tokens have a larger entry in G[:, s] than t has, for pairs of ids s and t [n]; ties count by half. [n], float64."""
+    """How many tokens have a larger entry in G[:, s] than t, for pairs of ids s and t [n]; ties count by half. [n], float64."""
     read = found.embedding[sources] @ b.T  # [n, Dv]
     write = found.unembedding @ a.T  # [V, Dv]
     ranks = []
-    for rows, ids in zip(read.split(max(1, CHUNK // len(write))), targets.split(max(1, CHUNK // len(write))), strict=True):
+    for rows, ids in zip(
+        read.split(max(1, CHUNK // len(write))), targets.split(max(1, CHUNK // len(write))), strict=True
+    ):
         logits = rows @ write.T
         own = logits.gather(1, ids[:, None])
         ranks.append((logits > own).sum(dim=1) + ((logits == own).sum(dim=1) - 1) / 2)
@@ -178,20 +183,20 @@ def _grid(found: Circuits) -> np.ndarray:
 class OVCopyingDetector(RunDetector):
     """The copying score of the value-output circuit, from -1 to 1; see the top of ``interp.heads.ov_copying``.
 
-    It reads weights alone: there is no sample, no standard error, and no chance level by attention. A head of random weights that is
-    n wide scores 0 with a standard deviation of about 1.5 / n. It says what a head would write of what it attends to directly; whether
-    it attends to anything is another question, and what earlier layers have made of that token is left out.
+    It reads weights alone: there is no sample, no standard error, and no chance level by attention. A head of random weights
+    that is n wide scores 0 with a standard deviation of about 1.5 / n. It says what a head would write of what it attends to
+    directly; whether it attends to anything is another question, and what earlier layers have made of that token is left out.
     """
 
     name: str = "ov_copying"
     definition: str = (
-        "from the weights: sum of real parts over sum of absolute values of the eigenvalues of W_U W_OV W_E, from -1 to 1"
+        "from the weights: sum of real parts over sum of absolute values of the eigenvalues of W_U W_OV W_E"
     )
     source: str = "Elhage et al., A Mathematical Framework for Transformer Circuits, 2021; TransformerLens"
     threshold: float = 0.5
     threshold_source: str = (
-        "ours, none is published: three quarters of the eigenvalues' size has a positive real part where they are real; a head of "
-        "random weights that is 64 wide reaches 0.02"
+        "ours, none is published: three quarters of the eigenvalues' size has a positive real part where they are real; a "
+        "head of random weights that is 64 wide reaches 0.02"
     )
     is_causal: bool = False
     positions: int = 1

@@ -67,7 +67,9 @@ def target_ids(what: str, model: HookedModel, given: Tokens, count: int, vocabul
     if isinstance(given, str):
         given = _single(what, model, given)
     if isinstance(given, bool) or not isinstance(given, Integral | Sequence | Tensor | np.ndarray):
-        raise InputError(f"{what}: expected a token as its id or its text, or ids, one for each position, got {given!r:.60}")
+        raise InputError(
+            f"{what}: expected a token as its id or its text, or ids, one for each position, got {given!r:.60}"
+        )
     try:
         ids = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError):
@@ -79,7 +81,9 @@ def target_ids(what: str, model: HookedModel, given: Tokens, count: int, vocabul
     ids = ids.reshape(-1).long().expand(count) if ids.numel() == 1 else ids.reshape(-1).long()
     outside = ids[(ids < 0) | (ids >= vocabulary)]
     if outside.numel():
-        raise InputError(f"{what}: there is no token {int(outside[0])}; the model gives logits of the ids 0 to {vocabulary - 1}")
+        raise InputError(
+            f"{what}: there is no token {int(outside[0])}; the model gives logits of the ids 0 to {vocabulary - 1}"
+        )
     return ids
 
 
@@ -88,7 +92,9 @@ def _single(what: str, model: HookedModel, text: str) -> int:
     if not text:
         raise InputError(f"{what}: the text is empty; give a token's text or its id")
     if model.tokenizer is None:
-        raise InputError(f"{what}: {model.name} has no tokenizer, so that {text!r:.40} means nothing; give the token's id")
+        raise InputError(
+            f"{what}: {model.name} has no tokenizer, so that {text!r:.40} means nothing; give the token's id"
+        )
     known = model.tokenizer.get_vocab()
     if text in known:
         return int(known[text])
@@ -97,8 +103,8 @@ def _single(what: str, model: HookedModel, text: str) -> int:
         return pieces[0]
     shown = ", ".join(f"{piece!r} ({i})" for piece, i in zip(model.token_strings(pieces), pieces, strict=True))
     raise InputError(
-        f"{what}: the text {text!r:.40} is {len(pieces)} tokens{': ' if shown else ''}{shown}; give one of them, by its text with its "
-        "leading space or by its id"
+        f"{what}: the text {text!r:.40} is {len(pieces)} tokens{': ' if shown else ''}{shown}; give one of them, by its text "
+        "with its leading space or by its id"
     )
 
 
@@ -123,5 +129,7 @@ def _column(what: str, position: int, columns: list[int], sequence: int, t: int,
     if position >= t:
         raise InputError(f"{what}: there is no position {position}; the input has the positions 0 to {t - 1}")
     if position not in columns:
-        raise InputError(f"{what}: position {position}{of} is padding; its tokens stand at {columns[0]} to {columns[-1]}")
+        raise InputError(
+            f"{what}: position {position}{of} is padding; its tokens stand at {columns[0]} to {columns[-1]}"
+        )
     return position

@@ -24,8 +24,9 @@ GRID = {"gridcolor": "#e3e6ea", "zerolinecolor": "#8a929e"}
 def attribution_grid(result: LogitAttribution) -> go.Figure:
     """What each head adds to the logit, in the mean over the positions: a row a layer (0 at the top), a column a query head.
 
-    Marks: red raises the logit, blue lowers it, white is 0; the scale ends at the largest absolute value. Grey: the layer has no such
-    head. Small grids show the number in each cell. Hovering gives the standard error over the positions, where there are several.
+    Marks: red raises the logit, blue lowers it, white is 0; the scale ends at the largest absolute value. Grey: the layer has
+    no such head. Small grids show the number in each cell. Hovering gives the standard error over the positions, where there
+    are several.
     """
     mean, stderr = result.mean(), result.stderr()
     layers, heads = mean.shape
@@ -114,30 +115,35 @@ def parts_bars(result: LogitAttribution) -> go.Figure:
 def token_bars(result: HeadTokens) -> go.Figure:
     """The tokens that a head moves most at one position: a bar a token, the most promoted at the top.
 
-    Marks: length is what the head adds to the token's logit above what it adds to all tokens in the mean; red raises, blue lowers.
+    Marks: length is what the head adds to the token's logit above what it adds to all tokens in the mean; red raises, blue
+        lowers.
     """
-    rows = result.table
-    table = [*rows[rows["sign"] == "promoted"].itertuples(), *list(rows[rows["sign"] == "suppressed"].itertuples())[::-1]]
-    values = [float(row.above_mean) for row in table]  # pyright: ignore[reportAttributeAccessIssue]
+    table = result.table
+    up, down = (table[table["sign"] == sign] for sign in ("promoted", "suppressed"))
+    values = [*up["above_mean"].tolist(), *down["above_mean"].tolist()[::-1]]
+    tokens = [*up["token"].tolist(), *down["token"].tolist()[::-1]]
     figure = go.Figure(
         go.Bar(
             x=values,
-            y=list(range(len(table))),
+            y=list(range(len(values))),
             orientation="h",
             marker={"color": [UP if value > 0 else DOWN for value in values]},
             hovertemplate="%{x:+.3f}<extra></extra>",
         )
     )
     figure.update_layout(
-        title={"text": f"{result.head} at position {result.position}, {token_label(result.token)}", "font": {"size": 13}},
+        title={
+            "text": f"{result.head} at position {result.position}, {token_label(result.token)}",
+            "font": {"size": 13},
+        },
         xaxis={"title": "added to the logit, above the mean token", **GRID},
         yaxis={
-            "tickvals": list(range(len(table))),
-            "ticktext": [token_label(str(row.token)) for row in table],
-            "range": [len(table) - 0.5, -0.5],
+            "tickvals": list(range(len(values))),
+            "ticktext": [token_label(token) for token in tokens],
+            "range": [len(values) - 0.5, -0.5],
         },
         width=460,
-        height=18 * len(table) + 110,
+        height=18 * len(values) + 110,
         margin={"l": 110, "r": 20, "t": 50, "b": 50},
         **PLAIN,
     )

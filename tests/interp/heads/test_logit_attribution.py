@@ -158,7 +158,9 @@ def test_frozen_parameters_and_no_grad_are_no_hindrance():
 def test_bfloat16_is_rounded_once(own_model):
     model = ARCHITECTURES["llama"].build().bfloat16()
     found = logit_attribution(interp.load(model), IDS, TOKEN, None)
-    exact, logits = parts_of_heads(ARCHITECTURES["llama"].build(kernel="eager").bfloat16().double(), "llama", IDS, TOKEN)
+    exact, logits = parts_of_heads(
+        ARCHITECTURES["llama"].build(kernel="eager").bfloat16().double(), "llama", IDS, TOKEN
+    )
     # Not a bound of the parts' own rounding: activations of a bfloat16 model go astray by so much.
     scale = float(exact.abs().max())
     assert np.abs(by_row(found) - exact.numpy()).max() <= 32 * torch.finfo(torch.bfloat16).eps * scale
@@ -179,7 +181,10 @@ def test_it_is_the_same_again_and_can_be_kept(own_model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"token": VOCABULARY}, rf"^token: there is no token {VOCABULARY}; the model gives logits of the ids 0 to {VOCABULARY - 1}"),
+        (
+            {"token": VOCABULARY},
+            rf"^token: there is no token {VOCABULARY}; the model gives logits of the ids 0 to {VOCABULARY - 1}",
+        ),
         ({"token": -1}, "^token: there is no token -1"),
         ({"token": "w5 w6"}, r"^token: the text 'w5 w6' is 2 tokens: .*\(5\), .*\(6\); give one of them"),
         ({"token": ""}, "^token: the text is empty"),
@@ -191,10 +196,15 @@ def test_it_is_the_same_again_and_can_be_kept(own_model, tmp_path):
         ({"positions": -20}, "^positions: there is no position -20 of sequence 0, which has 19 tokens"),
         ({"positions": slice(5, 5)}, "^positions: .* chooses none of the 19 positions"),
         ({"positions": "last"}, "^positions: expected a position, several"),
-        ({"positions": torch.ones(5, dtype=torch.bool)}, r"^positions: expected a mask of shape \[19\] or \[2, 19\], got \[5\]"),
+        (
+            {"positions": torch.ones(5, dtype=torch.bool)},
+            r"^positions: expected a mask of shape \[19\] or \[2, 19\], got \[5\]",
+        ),
     ],
 )
-def test_bad_input_is_refused_before_anything_runs(options: dict[str, Any], message: str, own_model, tokenizer, monkeypatch):
+def test_bad_input_is_refused_before_anything_runs(
+    options: dict[str, Any], message: str, own_model, tokenizer, monkeypatch
+):
     model = interp.load(own_model("llama"), tokenizer=tokenizer)
     monkeypatch.setattr(type(model), "run", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(InputError, match=message):
@@ -204,12 +214,16 @@ def test_bad_input_is_refused_before_anything_runs(options: dict[str, Any], mess
 def test_a_position_that_is_padding_is_refused(own_model):
     keep = torch.ones_like(IDS, dtype=torch.bool)
     keep[1, 7:] = False
-    with pytest.raises(InputError, match=r"^positions: position 9 of sequence 1 is padding; its tokens stand at 0 to 6"):
+    with pytest.raises(
+        InputError, match=r"^positions: position 9 of sequence 1 is padding; its tokens stand at 0 to 6"
+    ):
         logit_attribution(interp.load(own_model("llama")), Batch(IDS, keep), TOKEN, 9)
 
 
 def test_a_text_needs_a_tokenizer(own_model):
-    with pytest.raises(InputError, match="^token: .* has no tokenizer, so that 'w5' means nothing; give the token's id"):
+    with pytest.raises(
+        InputError, match=r"^token: .* has no tokenizer, so that 'w5' means nothing; give the token's id"
+    ):
         logit_attribution(interp.load(own_model("llama")), IDS, "w5")
 
 
@@ -220,14 +234,16 @@ def test_a_text_is_its_token(own_model, tokenizer):
 
 
 def test_an_encoder_without_a_head_is_refused(own_model):
-    with pytest.raises(InputError, match="has no unembedding, .* load the model with its language-model head"):
+    with pytest.raises(InputError, match=r"has no unembedding, .* load the model with its language-model head"):
         logit_attribution(interp.load(own_model("bert")), IDS, TOKEN)
 
 
 def test_a_head_with_a_layer_of_its_own_is_refused():
     config = transformers.BertConfig(**WIDTHS, **COMMON)
     model = interp.load(randomised(transformers.BertForMaskedLM(config).eval()))
-    with pytest.raises(InputError, match="between its last layer and its unembedding stands something that is not linear"):
+    with pytest.raises(
+        InputError, match="between its last layer and its unembedding stands something that is not linear"
+    ):
         logit_attribution(model, IDS, TOKEN)
 
 
@@ -267,5 +283,5 @@ def test_a_step_that_is_not_linear_is_never_passed_over(bend: Any, message: str 
 
 def test_too_many_positions_are_refused_before_the_run(own_model, monkeypatch):
     monkeypatch.setattr(importlib.import_module("interp.heads.logit_attribution"), "MOST_LOGITS", 10 * VOCABULARY)
-    with pytest.raises(InputError, match="^positions: the logits of 38 positions are .*; choose at most 10 at a time"):
+    with pytest.raises(InputError, match=r"^positions: the logits of 38 positions are .*; choose at most 10 at a time"):
         logit_attribution(interp.load(own_model("llama")), IDS, TOKEN, None)

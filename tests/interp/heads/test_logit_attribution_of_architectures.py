@@ -1,4 +1,4 @@
-"""Logit attribution in every architecture of the zoo that gives logits of tokens: complete to the logit, or refused with a reason."""
+"""Logit attribution in every architecture of the zoo that gives logits of tokens: complete to the logit, or refused."""
 
 from __future__ import annotations
 

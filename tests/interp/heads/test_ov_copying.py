@@ -54,7 +54,9 @@ def test_heads_made_to_copy_and_to_suppress(sign: float):
 
 
 def test_random_heads_are_about_zero():
-    config = transformers.LlamaConfig(**WIDTHS | COMMON | {"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 8})
+    config = transformers.LlamaConfig(
+        **WIDTHS | COMMON | {"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 8}
+    )
     torch.manual_seed(1)
     scores = ov_copying(interp.load(transformers.LlamaForCausalLM(config).eval())).scores
     # 32 heads that are 32 wide: a standard deviation of 1.5 / 32 each.
@@ -138,10 +140,12 @@ def test_options_out_of_range(options: dict[str, Any], message: str, own_model):
 def test_models_without_such_circuits_are_refused(own_model):
     with pytest.raises(InputError, match="has no unembedding"):
         ov_copying(interp.load(own_model("bert")))
-    with pytest.raises(InputError, match="detector 'ov_copying' cannot be run: .* has no unembedding"):
+    with pytest.raises(InputError, match=r"detector 'ov_copying' cannot be run: .* has no unembedding"):
         interp.scan(interp.load(own_model("bert")), "ov_copying", progress=False)
     config = transformers.T5Config(vocab_size=61, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
-    with pytest.raises(InputError, match=r"one stack of layers that reads tokens; its stacks are \['cross', 'decoder', 'encoder'\]"):
+    with pytest.raises(
+        InputError, match=r"one stack of layers that reads tokens; its stacks are \['cross', 'decoder', 'encoder'\]"
+    ):
         ov_copying(interp.load(transformers.T5ForConditionalGeneration(config).eval()))
 
 
