@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from interp.captures.direct import DirectPath, DirectRun, direct_run, replaced_input, unembedding_of
+from interp.captures.direct import DirectRun, direct_run, unembedding_of
+from interp.captures.direct_path import DirectPath, replaced_input
 from interp.errors import InputError
 from interp.inputs.batch import Batch
 from interp.models.call import AttentionCall

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.captures.direct import DirectRun, Source, direct_run, unembedding_of
+from interp.captures.direct import DirectRun, direct_run, unembedding_of
+from interp.captures.direct_path import Source
 from interp.edits.positions import Where
 from interp.errors import InputError
 from interp.heads.targets import Tokens, rows_of, target_ids
