@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,28 @@ def test_the_model_and_gradients_are_left_as_they_were(own_model):
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_another_thread_runs_the_model_as_it_is(own_model):
+    model = own_model("llama")
+    hooked = interp.load(model)
+    with torch.no_grad():
+        expected = model(IDS).logits
+    seen: list[Tensor] = []
+
+    def elsewhere() -> None:
+        with torch.no_grad():
+            seen.append(model(IDS).logits)
+
+    def in_the_middle(path: Any) -> None:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    rows = torch.tensor([0, 1]), torch.tensor([3, 9])
+    run = direct_run(hooked, hooked.checked(IDS, beyond_context=False), rows, watch=in_the_middle)
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(run.logits.detach(), expected[rows], rtol=0, atol=1e-5)
 
 
 def test_frozen_parameters_and_no_grad_are_no_hindrance():
