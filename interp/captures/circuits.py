@@ -37,7 +37,7 @@ ROWS = 512
 """Numbers of v and of x that one run differentiates."""
 CHECKED = 16
 """Of these so many are compared for a second token."""
-ROUNDINGS = 64
+ROUNDINGS = 8
 """How many roundings, relative to their size, the two may be apart but for a factor."""
 
 

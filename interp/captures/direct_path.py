@@ -213,9 +213,11 @@ class DirectPath(TorchFunctionMode):
         """What to call in place of a function that is linear in what moves; None where it is not."""
         held = tuple(self._held(x) for x in args)
         options = {key: self._held(x) for key, x in kwargs.items()}
-        both = len(moves) > 1 and moves[0] and moves[1]
         if name in SHAPES:
             return lambda: func(*held, **options)
+        if name in PRODUCTS | QUOTIENTS | SUMS and len(moves) < 2:
+            return None
+        both = len(moves) > 1 and moves[0] and moves[1]
         if (name in PRODUCTS and not both) or (name in QUOTIENTS and not moves[1]):
             return lambda: func(*held, **options)
         if name in QUOTIENTS and moves[0]:

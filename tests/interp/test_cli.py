@@ -19,7 +19,8 @@ from tests.interp.command import Command
 from tests.interp.tiny import HEADS, LAYERS, token_ids
 from tests.interp.words import text_of
 
-STANDARD = list(interp.detectors())
+DETECTORS = interp.detectors()
+STANDARD = [name for name, detector in DETECTORS.items() if detector.is_standard]
 FEW = ("--samples", "2", "--detectors", "previous_token,induction")
 
 
@@ -204,7 +205,7 @@ def test_detectors(command: Command):
         assert detector.name in ran.out
         assert f"{detector.threshold:g} (" in ran.out
     listed = command("detectors", "--json").json
-    assert [entry["name"] for entry in listed] == STANDARD
+    assert [entry["name"] for entry in listed] == list(DETECTORS)
     assert {"definition", "source", "threshold", "threshold_source"} <= set(listed[0])
 
 

@@ -86,7 +86,7 @@ def test_title_and_head(page: Page):
     assert f"{LAYERS} layers × {HEADS} heads · LlamaForCausalLM · float32 on cpu" in page.text("header")
 
 
-@pytest.mark.parametrize("name", list(interp.detectors()))
+@pytest.mark.parametrize("name", [name for name, each in interp.detectors().items() if each.is_standard])
 def test_each_detector_has_its_section(name: str, page: Page, scores: HeadScores):
     detector = interp.detectors()[name]
     sections = [attributes.get("id") for attributes in page.having("section")]

@@ -12,7 +12,7 @@ from interp.errors import InputError
 from interp.scores import COLUMNS, HeadScores, Measured
 from tests.interp.tiny import HEADS, LAYERS
 
-DETECTORS = list(interp.detectors().values())
+DETECTORS = [detector for detector in interp.detectors().values() if detector.is_standard]
 
 
 def measured(scores: torch.Tensor, chance: torch.Tensor | None = None) -> HeadScores:

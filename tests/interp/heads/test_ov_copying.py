@@ -149,14 +149,15 @@ def test_models_without_such_circuits_are_refused(own_model):
         ov_copying(interp.load(transformers.T5ForConditionalGeneration(config).eval()))
 
 
-def test_a_gate_on_the_heads_is_refused():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gate_on_the_heads_is_refused(dtype: torch.dtype):
     config = transformers.Qwen3NextConfig(
         **GROUPED | {"num_hidden_layers": 1, "head_dim": 8, "layer_types": ["full_attention"], "num_experts": 2},
         num_experts_per_tok=2,
         moe_intermediate_size=16,
         shared_expert_intermediate_size=16,
     )
-    model = interp.load(randomised(transformers.Qwen3NextForCausalLM(config).eval()))
+    model = interp.load(randomised(transformers.Qwen3NextForCausalLM(config).eval()).to(dtype))
     with pytest.raises(InputError, match=r"depends on the token in other ways than by a scale \(a gate\)"):
         ov_copying(model)
 
@@ -165,6 +166,13 @@ def test_an_edited_model_is_refused(own_model):
     model = interp.load(own_model("llama"))
     with model.edited([interp.edits.ablate("L0H0")]), pytest.raises(InputError, match="which no edit changes"):
         ov_copying(model)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_bfloat16_gives_nearly_the_scores(name: str, own_model):
+    exact = ov_copying(interp.load(own_model(name))).scores
+    found = ov_copying(interp.load(ARCHITECTURES[name].build().bfloat16())).scores
+    np.testing.assert_allclose(found, exact, rtol=0, atol=8 * torch.finfo(torch.bfloat16).eps)
 
 
 def test_weights_come_in_several_runs_all_the_same(own_model, monkeypatch):
