@@ -6,10 +6,14 @@ from interp.lazy import lazily
 
 if TYPE_CHECKING:
     from interp.heads.divergence import HeadDivergences, divergences
+    from interp.heads.head_tokens import HeadTokens, head_tokens
     from interp.heads.lag_curve import LagCurve, lag_curve
+    from interp.heads.logit_attribution import LogitAttribution, logit_attribution
     from interp.heads.lookback import LookbackRatios, lookback
     from interp.heads.lookback_detector import LookbackDetector
+    from interp.heads.maps_score import MapsScores, maps_score
     from interp.heads.needles import Needle
+    from interp.heads.ov_copying import OVCopying, ov_copying
     from interp.heads.pattern import Pattern, Tokens
     from interp.heads.recall import needle_recall
     from interp.heads.retrieval import RetrievalHeads, RetrievalResult, retrieval
@@ -19,10 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HeadDivergences",
+    "HeadTokens",
     "LagCurve",
+    "LogitAttribution",
     "LookbackDetector",
     "LookbackRatios",
+    "MapsScores",
     "Needle",
+    "OVCopying",
     "Pattern",
     "RetrievalHeads",
     "RetrievalResult",
@@ -31,10 +39,14 @@ __all__ = [
     "Tokens",
     "Trial",
     "divergences",
+    "head_tokens",
     "lag_curve",
+    "logit_attribution",
     "lookback",
+    "maps_score",
     "needle_recall",
     "needle_trials",
+    "ov_copying",
     "retrieval",
     "sinks",
     "surface",
@@ -44,10 +56,14 @@ lazily(
     __name__,
     {
         "HeadDivergences": "interp.heads.divergence",
+        "HeadTokens": "interp.heads.head_tokens",
         "LagCurve": "interp.heads.lag_curve",
+        "LogitAttribution": "interp.heads.logit_attribution",
         "LookbackDetector": "interp.heads.lookback_detector",
         "LookbackRatios": "interp.heads.lookback",
+        "MapsScores": "interp.heads.maps_score",
         "Needle": "interp.heads.needles",
+        "OVCopying": "interp.heads.ov_copying",
         "Pattern": "interp.heads.pattern",
         "RetrievalHeads": "interp.heads.retrieval",
         "RetrievalResult": "interp.heads.retrieval",
@@ -56,10 +72,14 @@ lazily(
         "Tokens": "interp.heads.pattern",
         "Trial": "interp.heads.trials",
         "divergences": "interp.heads.divergence",
+        "head_tokens": "interp.heads.head_tokens",
         "lag_curve": "interp.heads.lag_curve",
+        "logit_attribution": "interp.heads.logit_attribution",
         "lookback": "interp.heads.lookback",
+        "maps_score": "interp.heads.maps_score",
         "needle_recall": "interp.heads.recall",
         "needle_trials": "interp.heads.trials",
+        "ov_copying": "interp.heads.ov_copying",
         "retrieval": "interp.heads.retrieval",
         "sinks": "interp.heads.sinks",
         "surface": "interp.heads.surface",

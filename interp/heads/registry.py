@@ -13,6 +13,7 @@ from interp.heads.first_token_sink import FirstTokenSink
 from interp.heads.hidden_sink import HiddenSink
 from interp.heads.induction import Induction, InductionText
 from interp.heads.lookback import Lookback
+from interp.heads.ov_copying import OVCopyingDetector
 from interp.heads.previous_token import PreviousToken
 from interp.heads.retrieval import RetrievalHeads
 from interp.naming import nearest
@@ -34,6 +35,7 @@ _ALL: tuple[Detector, ...] = (
     HiddenSink(),
     Lookback(),
     RetrievalHeads(),
+    OVCopyingDetector(),
 )
 
 

@@ -25,7 +25,7 @@ STANDARD = [
     "copying",
     "first_token_sink",
 ]
-NAMES = [*STANDARD, "hidden_sink", "lookback", "retrieval"]
+NAMES = [*STANDARD, "hidden_sink", "lookback", "retrieval", "ov_copying"]
 
 
 def test_names():
@@ -46,7 +46,7 @@ def test_each_says_what_it_is(name: str):
 
 def test_thresholds():
     found = {name: detector.threshold for name, detector in interp.detectors().items()}
-    others = {"first_token_sink": 0.3, "hidden_sink": 0.1, "lookback": 0.5, "retrieval": 0.1}
+    others = {"first_token_sink": 0.3, "hidden_sink": 0.1, "lookback": 0.5, "retrieval": 0.1, "ov_copying": 0.5}
     assert found == dict.fromkeys(STANDARD, 0.4) | others
 
 
