@@ -10,6 +10,9 @@ The demo model reads English prose, beyond its context where the length says so.
     attention_flow   interp  scipy's maximum flow, all edges
                      kept    the same with keep=16 and the bounds that follow
                      dense   whole maps, and networkx (Edmonds and Karp) for each input token, as the paper's code does it
+    relevance        interp  one run forward and back, and one row swept through the maps weighted by their gradients
+                     dense   eager attention, whole maps with their gradients, and products of them
+    routes           interp  the routes of the last token
 
 Each measurement has a process of its own, in which a short input is run first (compiled code is loaded). Extra memory is the peak
 resident size during the run less that just before it: it holds the model's own run. Where two roads give the same numbers, they
@@ -39,6 +42,9 @@ from interp.models.hooked import HookedModel
 
 WARM = 48
 """Tokens of the input that is run before the measurement."""
+
+EXPLAINED = 7
+"""The token whose logit, after the last one, relevance explains."""
 
 Work = Callable[[HookedModel, torch.Tensor], np.ndarray]
 
@@ -85,6 +91,25 @@ def dense_flow(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
     return np.array([nx.maximum_flow_value(graph, source, (0, k), flow_func=by) for k in range(ids.shape[1])])
 
 
+def relevance(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    return interp.flow.relevance(model, ids, EXPLAINED, beyond_context=True).row()
+
+
+def dense_relevance(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    model.model.set_attn_implementation("eager")
+    output = model.model(input_ids=ids, use_cache=False, output_attentions=True)
+    gradients = torch.autograd.grad(output.logits[0, -1, EXPLAINED], output.attentions)
+    whole = torch.eye(ids.shape[1])
+    for p, gradient in zip(output.attentions, gradients, strict=True):
+        whole = whole + (p.detach() * gradient)[0].clamp(min=0).mean(dim=0) @ whole
+    return whole[-1].numpy()
+
+
+def routes(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    found = interp.flow.routes(model, ids, beyond_context=True).inputs()
+    return found.sort_values("position")["flow"].to_numpy()
+
+
 ANALYSES: dict[str, dict[str, tuple[Work, tuple[int, ...]]]] = {
     "rollout": {
         "interp": (rollout, (256, 512, 1024, 2048, 8192, 32768)),
@@ -95,6 +120,11 @@ ANALYSES: dict[str, dict[str, tuple[Work, tuple[int, ...]]]] = {
         "kept": (kept_flow, (256, 512, 1024)),
         "dense": (dense_flow, (16, 32, 64)),
     },
+    "relevance": {
+        "interp": (relevance, (256, 1024, 2048, 4096, 8192)),
+        "dense": (dense_relevance, (256, 1024, 2048)),
+    },
+    "routes": {"interp": (routes, (256, 1024, 4096))},
 }
 ESTIMATES = {"kept"}
 """Roads whose numbers are not the others'."""
