@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from interp.flow.faithfulness_result import Faithfulness
     from interp.flow.input_gradients import InputGradients, input_gradients
     from interp.flow.methods import METHODS, Example, Method
+    from interp.flow.norm_attention import norm_attention
+    from interp.flow.norm_attention_result import NormAttention
     from interp.flow.relevance import relevance
     from interp.flow.relevance_result import Relevance
     from interp.flow.routes import Routes, routes
@@ -19,10 +21,12 @@ __all__ = [
     "Faithfulness",
     "InputGradients",
     "Method",
+    "NormAttention",
     "Relevance",
     "Routes",
     "faithfulness",
     "input_gradients",
+    "norm_attention",
     "relevance",
     "routes",
 ]
@@ -35,10 +39,12 @@ lazily(
         "Faithfulness": "interp.flow.faithfulness_result",
         "InputGradients": "interp.flow.input_gradients",
         "Method": "interp.flow.methods",
+        "NormAttention": "interp.flow.norm_attention_result",
         "Relevance": "interp.flow.relevance_result",
         "Routes": "interp.flow.routes",
         "faithfulness": "interp.flow.faithfulness",
         "input_gradients": "interp.flow.input_gradients",
+        "norm_attention": "interp.flow.norm_attention",
         "relevance": "interp.flow.relevance",
         "routes": "interp.flow.routes",
     },

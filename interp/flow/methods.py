@@ -11,6 +11,7 @@ import numpy as np
 
 from interp.errors import InputError
 from interp.flow.input_gradients import InputGradients, input_gradients
+from interp.flow.norm_attention import norm_attention
 from interp.flow.relevance import relevance
 from interp.naming import nearest
 
@@ -62,6 +63,16 @@ def attention_scores(example: Example) -> np.ndarray:
     return lazy.rows([example.position])[0, :, 0].double().mean(dim=0).cpu().numpy()
 
 
+def norm_attention_scores(example: Example) -> np.ndarray:
+    """Row of the last layer's norm-based attention, ||sum_h P_h[position, :] f_h||."""
+    last = [layer for layer in example.model.layers if isinstance(layer, int)][-1]
+    try:
+        found = norm_attention(example.model, example.batch, example.position, layers=[last], beyond_context=True)
+    except InputError as error:
+        raise InputError(f"method 'norm_attention': {error}; or name the others, without it, with methods=") from None
+    return found.row()[1]
+
+
 def relevance_scores(example: Example) -> np.ndarray:
     """Row of R, with the logit as the number that is explained."""
     found = relevance(example.model, example.batch, example.target, [example.position], at=example.at)
@@ -80,6 +91,7 @@ def gradient_x_input_scores(example: Example) -> np.ndarray:
 
 METHODS: dict[str, Method] = {
     "attention": Method(attention_scores, "last layer, mean over heads; the baseline of arXiv 2005.00928"),
+    "norm_attention": Method(norm_attention_scores, "last layer; Kobayashi et al., arXiv 2004.10102"),
     "relevance": Method(relevance_scores, "Chefer et al., arXiv 2103.15679"),
     "gradient_norm": Method(gradient_norm_scores, "Simonyan et al., arXiv 1312.6034"),
     "gradient_x_input": Method(gradient_x_input_scores, "as in arXiv 2005.00928", is_signed=True),
