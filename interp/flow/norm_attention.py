@@ -266,7 +266,7 @@ def _of_layer(
     if per_head:
         of_heads = (*size, len(heads), keys)
         rows |= {name: torch.zeros(of_heads, dtype=torch.float64) for name in ("head_weights", "head_norms")}
-    for part, columns, values in _parts(key, attended, weight, heads, chosen):
+    for part, columns, values in _parts(key, attended, weight, heads, chosen, per_head):
         place = {column: at for at, column in enumerate(columns)}
         for number, row in enumerate(chosen):
             n = [n for n, column in enumerate(row) if column in place]
@@ -278,9 +278,14 @@ def _of_layer(
 
 
 def _parts(
-    key: LayerKey, attended: Attended, weight: Tensor, heads: tuple[int, ...], chosen: list[list[int]]
+    key: LayerKey,
+    attended: Attended,
+    weight: Tensor,
+    heads: tuple[int, ...],
+    chosen: list[list[int]],
+    per_head: bool,
 ) -> Iterator[tuple[slice, list[int], dict[str, Tensor]]]:
-    """c keys, m columns of queries, and their numbers: "weights", "norms" [B, m, c], "head_weights", "head_norms" [B, m, H, c].
+    """c keys, m columns of queries, and their numbers: "weights", "norms" [B, m, c]; "head_weights", "head_norms" [B, m, H, c].
 
     Gram matrices are made once for each key; rows once for each part of the keys, of which there is one unless T H^2 is large.
     """
@@ -288,7 +293,7 @@ def _parts(
     b, count, _, keys = lazy.shape
     index = torch.tensor(heads, device=lazy.lse.device)
     every = sorted({column for row in chosen for column in row})
-    counts = torch.tensor([[column in set(row) for column in every] for row in chosen], device=lazy.lse.device)
+    counts = torch.tensor([[column in asked for column in every] for asked in map(set, chosen)], device=lazy.lse.device)
     step = max(1, GRAM_NUMBERS // (b * len(heads) ** 2))
     m = max(1, CHUNK_NUMBERS // (b * count * keys))
     w = weight.index_select(0, index)
@@ -302,16 +307,8 @@ def _parts(
             if first == 0:
                 check_unedited(key, attended.output[:, :, columns], rows, ops.v, counts[:, start : start + m])
             p = rows[..., part].index_select(1, index).double().transpose(1, 2)  # [B, m, H, c]
-            yield (
-                part,
-                columns,
-                {
-                    "weights": p.mean(dim=2),
-                    "norms": norms_of_sums(p, gram),
-                    "head_weights": p,
-                    "head_norms": p * lengths,
-                },
-            )
+            numbers = {"weights": p.mean(dim=2), "norms": norms_of_sums(p, gram)}
+            yield part, columns, numbers | ({"head_weights": p, "head_norms": p * lengths} if per_head else {})
 
 
 def gram_matrices(values: Tensor, weight: Tensor) -> Tensor:

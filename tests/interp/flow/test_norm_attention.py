@@ -72,11 +72,12 @@ def by_definition(name: str, ids: Tensor, dtype: torch.dtype, heads: Sequence[in
     for handle in handles:
         handle.remove()
     found = []
-    for layer, v, p in zip(layers, values, [maps[m][0] for m in model.modules() if maps.get(m)], strict=True):
-        v = v.chunk(3, dim=-1)[2] if name == "gpt2" else v
+    for layer, made, p in zip(layers, values, [maps[m][0] for m in model.modules() if maps.get(m)], strict=True):
         weight = layer.get_submodule(output).weight.detach()
         w = (weight if name == "gpt2" else weight.T).unflatten(0, (HEADS, -1))  # [H, Dv, d]
-        v = v.unflatten(-1, (-1, w.shape[1])).transpose(1, 2)  # [B, Hkv, T, Dv]
+        v = (
+            (made.chunk(3, dim=-1)[2] if name == "gpt2" else made).unflatten(-1, (-1, w.shape[1])).transpose(1, 2)
+        )  # [B, Hkv, T, Dv]
         f = v.repeat_interleave(HEADS // v.shape[1], dim=1) @ w  # [B, H, T, d]
         vectors = p[..., None] * f[:, :, None]  # [B, H, q, k, d]
         found.append(Dense(p, vectors.norm(dim=-1), vectors[:, list(heads)].sum(dim=1).norm(dim=-1)))
@@ -212,12 +213,33 @@ def test_an_encoder_decoder_looks_from_and_at_the_tokens_of_a_stack(stack: str):
     assert bool(figure.layout.shapes) == (stack != "cross")
 
 
+def test_a_bfloat16_model_is_measured_in_float64():
+    model = interp.load(copy.deepcopy(built("llama")).to(torch.bfloat16))
+    ids = token_ids((1, T))
+    found = norm_attention(model, ids, "all", per_head=True)
+    assert found.head_norms is not None
+    maps = model.maps(ids)
+    for number, layer in enumerate(maps):
+        ops = maps[layer].operands
+        weight: Any = model.model.model.layers[layer].self_attn.o_proj.weight
+        w = weight.detach().T.unflatten(0, (HEADS, -1)).double()
+        f = ops.v.double().repeat_interleave(2, dim=1) @ w
+        p = maps[layer].dense().double()
+        exact = torch.einsum("bhqk,bhkd->bqkd", p, f).norm(dim=-1)
+        sizes = (ops.v.double().abs().repeat_interleave(2, dim=1) @ w.abs()).norm(dim=-1)
+        bound = (60 * 2.0**-53) ** 0.5 * torch.einsum("bhqk,bhk->bqk", p, sizes)  # sqrt(c) S, Dv = 8, d = 32, H = 4
+        assert bool(((torch.from_numpy(found.norms[:, number]) - exact).abs() <= bound).all())
+        np.testing.assert_allclose(
+            found.head_norms[:, number].swapaxes(1, 2), p * f.norm(dim=-1)[:, :, None], rtol=1e-12, atol=0
+        )
+
+
 def test_shares_are_of_each_rows_sum_averaged_over_rows_and_then_over_sequences():
     model = interp.load(built("llama"), tokenizer=words_tokenizer())
     lists, _, _ = right_padded((9, 5), seed=2)
     classes = {"special": interp.heads.token_classes.is_special, "odd": lambda token: token.id % 2 == 1}
     found = norm_attention(model, [text_of(ids) for ids in lists], "all", per_head=True, classes=classes)
-    table = found.shares().set_index(["layer", "head", "class"])
+    rows = found.shares().set_index(["layer", "head", "class"]).to_dict("index")
     assert found.classes == ("first", "special", "odd")
     for label, member in zip(found.classes, found.members, strict=True):
         of_sequences = []
@@ -225,13 +247,13 @@ def test_shares_are_of_each_rows_sum_averaged_over_rows_and_then_over_sequences(
             size = len(tokens)
             norms = found.norms[number, 1, :size, :size]
             of_sequences.append(np.mean([row[member[number, :size]].sum() / row.sum() for row in norms]))
-        assert table.loc[("1", "", label), "norm"] == pytest.approx(np.mean(of_sequences))
-        assert table.loc[("1", "", label), "norm_stderr"] == pytest.approx(np.std(of_sequences, ddof=1) / 2**0.5)
+        assert rows["1", "", label]["norm"] == pytest.approx(np.mean(of_sequences))
+        assert rows["1", "", label]["norm_stderr"] == pytest.approx(np.std(of_sequences, ddof=1) / 2**0.5)
     ids = model.batch([text_of(ids) for ids in lists]).ids
     assert ids is not None
     keep = np.arange(10)[None] < np.array([[10], [6]])
     np.testing.assert_array_equal(found.members[2], (ids.numpy() % 2 == 1) & keep)
-    assert table.loc[("0", "L0H2", "first"), "samples"] == 2
+    assert rows["0", "L0H2", "first"]["samples"] == 2
     np.testing.assert_array_equal(found.members[0], found.members[1])
 
 
@@ -322,7 +344,12 @@ def test_heads_behind_a_gate_are_refused():
 
 
 def test_a_model_without_tokens_is_refused():
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     model = interp.load(transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=16, patch_size=8)).eval())
     with pytest.raises(InputError, match="inputs: expected a text or token ids"):
         norm_attention(model, torch.zeros(1, 3, 16, 16))
@@ -331,14 +358,15 @@ def test_a_model_without_tokens_is_refused():
 def test_the_first_token_of_the_demo_model_gets_more_weight_than_norm():
     text = "The secret number of Clara is 48213. The lamp was out. The secret number of Clara is 482"
     found = norm_attention(interp.load("demo"), text, "all", per_head=True)
-    first = found.shares().query("`class` == 'first'").set_index("head")
-    assert (first["norm"] < first["weight"]).all()
+    shares = found.shares()
+    rows = shares[shares["class"] == "first"].set_index(["layer", "head"])[["weight", "norm"]].to_dict("index")
+    assert len(rows) == 4 * (1 + 6)
+    assert all(row["norm"] < row["weight"] for row in rows.values())
     # The induction heads rest on a token whose vectors are short, and against one another.
-    together = first[(first["layer"] == "2") & (first.index == "")].iloc[0]
-    assert together["weight"] > 0.35
-    assert together["norm"] < 0.15
-    assert (first.loc[["L2H2", "L2H3", "L2H4", "L2H5"], "weight"] > 0.45).all()
-    # A head may keep its norm there: L1H2.
-    assert first.loc["L1H2", "norm"] > 0.7
+    assert rows["2", ""]["norm"] < 0.15
+    assert rows["2", ""]["weight"] > 0.35
+    assert min(rows["2", f"L2H{head}"]["weight"] for head in (2, 3, 4, 5)) > 0.45
+    # A head may keep its norm there.
+    assert rows["1", "L1H2"]["norm"] > 0.7
     last = found.row(2, 0, -1)
     assert (found.tokens[0][int(last[0].argmax())], found.tokens[0][int(last[1].argmax())]) == ("1", "1")
