@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.errors import InputError
-from interp.heads.chance import uniform_statistics
+from interp.heads.chance import uniform_stats
 from interp.heads.detector import Detector, ProbeDetector, RunDetector, Setting
 from interp.heads.registry import STANDARD, Wanted, as_list, chosen
 from interp.heads.samples import Samples, Sequences, Source
@@ -59,7 +59,7 @@ def scan(
     wanted, left_out = _fitting(model, as_list(detectors), text, window)
     by_probes = [detector for detector in wanted if isinstance(detector, ProbeDetector)]
     # What runs by itself cuts the text as it needs.
-    source = _source(model, text if by_probes else None, window, samples, seed, beyond_context)
+    source = source_of(model, text if by_probes else None, window, samples, seed, beyond_context)
     groups: dict[Samples, list[ProbeDetector]] = {}
     for detector in by_probes:
         groups.setdefault(detector.samples(), []).append(detector)
@@ -160,9 +160,19 @@ def _made(recipe: Samples, source: Source, members: Sequence[ProbeDetector]) -> 
     return made
 
 
-def _source(
-    model: HookedModel, text: str | None, window: int | None, samples: int, seed: int, beyond_context: bool
+def source_of(
+    model: HookedModel,
+    text: str | None = None,
+    window: int | None = None,
+    samples: int = 8,
+    seed: int = 0,
+    beyond_context: bool = False,
 ) -> Source:
+    """What recipes of ``interp.heads.samples`` make inputs for ``model`` from; arguments as of ``scan``.
+
+    Raises:
+        InputError: the text cannot be read, or is too long.
+    """
     shape = model.shape
     before, after = special_around(model.tokenizer)
     ids = None
@@ -181,13 +191,13 @@ def _source(
     if window is not None:
         model.check_length(window, beyond_context=beyond_context)
         longest = window
-    special, bos = _special_ids(model)
+    special, bos = special_ids(model)
     usable = min(shape.vocabulary, len(model.tokenizer)) if model.tokenizer is not None else shape.vocabulary
     ordinary = torch.tensor([i for i in range(usable) if i not in special], dtype=torch.int64)
     return Source(ids, longest, before, after, bos, ordinary, seed, samples)
 
 
-def _special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:
+def special_ids(model: HookedModel) -> tuple[set[int], tuple[int, ...]]:
     """Ids that are no ordinary tokens, and what random sequences begin with."""
     config = model.host.config
     named = [getattr(config, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")]
@@ -228,12 +238,11 @@ def _measure(
     probes = [probe for detector in members for probe in detector.probes(ids, prefix)]
     batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool))
     capture = model.capture(batch, probes, beyond_context=beyond_context)
-    b, t = ids.shape
-    uniform = uniform_statistics(probes, capture.masks, (b, t, t), ids.device)
+    uniform = uniform_stats(probes, [capture.masks[layer] for layer in capture.layers], ids)
     for detector in members:
         by_layer = [{name: values[layer] for name, values in capture.stats.items()} for layer in capture.layers]
         scores = torch.stack([detector.score(stats) for stats in by_layer], dim=1)
-        chance = torch.stack([detector.score(stats)[:, 0] for stats in uniform.values()], dim=1)
+        chance = torch.stack([detector.score(stats)[:, 0] for stats in uniform], dim=1)
         measured[detector.name].add(scores.double().cpu(), chance.double().cpu())
 
 

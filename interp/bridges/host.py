@@ -156,7 +156,7 @@ class BridgeHost:
         with replaced(self._replacements), adapted(self.layers, self._unwatched), hooked(self.inner, recording):
             yield
 
-    def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
+    def forward(self, arguments: Mapping[str, Any], *, logits: bool) -> Tensor:
         ids = arguments.get("input_ids")
         if ids is not None and hasattr(self.model, "pos_embed"):
             # As the bridge's own forward: its hook then sees one row of positions for each sequence.

@@ -17,6 +17,7 @@ from interp.models.heads import HeadSpec, parse_head
 from interp.models.layers import LayerKey
 from interp.naming import nearest
 from interp_kernels import Mask
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,14 +148,15 @@ class Capture:
 
         A number alone counts in ``layer``, or in the language model's layers.
         """
-        if not isinstance(head, int):
-            layer, head = parse_head(head, {each: self.layer(each).query_heads for each in self.layers})
+        number = whole(head)
+        if number is None:
+            layer, number = parse_head(head, {each: self.layer(each).query_heads for each in self.layers})  # pyright: ignore[reportArgumentType]
         total, kv_heads = self.heads, self.kv_heads
         if layer is not None:
             total, kv_heads = self.layer(layer).query_heads, self.layer(layer).kv_heads
-        if not 0 <= head < total:
-            raise InputError(f"head {head} does not exist: there are {total} query heads, 0 to {total - 1}")
-        return head // (total // kv_heads)
+        if not 0 <= number < total:
+            raise InputError(f"head {number} does not exist: there are {total} query heads, 0 to {total - 1}")
+        return number // (total // kv_heads)
 
     def queries(self, layer: LayerKey) -> Side:
         """The tokens that the layer's queries stand for: of "decoder.3" and "cross.3" those of the decoder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from torch import Tensor
 from interp.captures.capture import Capture, MeasuredLayer
 from interp.captures.contributions import Projections, contributions, norms, written_norms
 from interp.captures.extras import Extras
-from interp.captures.lengths import check_probes_fit
-from interp.captures.memory import layer_sizes, layers_of, needs_of
+from interp.captures.lengths import check_probes_fit, lengths
+from interp.captures.memory import LayerSize, layer_sizes, layers_of, needs_of
 from interp.captures.sides import sides_of, tokens_of_batch
 from interp.captures.statistic import Statistic, probes_of_names, statistics_of
 from interp.edits.narrow import of_heads
@@ -44,12 +44,16 @@ class _Run:
     keys_kept: Mapping[str, Tensor | None]  # stack -> [B, Tk]
     queries_kept: Mapping[str, Tensor | None]  # stack -> [B, Tq]
     projections: Projections | None
+    check_size: Callable[[AttentionCall], None]
     stats: dict[str, dict[LayerKey, Tensor]] = field(default_factory=dict)
     masks: dict[LayerKey, Mask] = field(default_factory=dict)
     measured: dict[LayerKey, MeasuredLayer] = field(default_factory=dict)
 
     def probes_of(self, call: AttentionCall) -> Sequence[Probe]:
-        if call.layer.key not in self.layers or self._is_apart(call):
+        if call.layer.key not in self.layers:
+            return ()
+        self.check_size(call)
+        if self._is_apart(call):
             return ()
         return self.probes[call.layer.stack]
 
@@ -145,6 +149,17 @@ def capture(
     )
     needs.check()
     statistics = _statistics(chosen, extras)
+    unsized = {layer.stack for layer in layers_of(model, wanted) if lengths(batch, layer.stack) is None}
+
+    def check_size(call: AttentionCall) -> None:
+        """Of a tower the first layer tells what all of them need."""
+        if call.layer.stack not in unsized:
+            return
+        unsized.discard(call.layer.stack)
+        keys = [layer.key for layer in layers_of(model, wanted) if layer.stack == call.layer.stack]
+        found = [LayerSize(len(chosen_heads.get(key, range(call.q.shape[1]))), *call.extent) for key in keys]
+        needs_of(chosen, found, batch, model.dtype, model.device, _beside(model, extras)).check()
+
     queries_kept = {stack: batch.queries_kept(stack) for stack in stacks}
     run = _Run(
         layers=wanted,
@@ -156,6 +171,7 @@ def capture(
         },
         queries_kept=queries_kept,
         projections=Projections(model.host.inner, model.host.layers) if extras.need_projections else None,
+        check_size=check_size,
     )
     with needs.explained(), nullcontext() if run.projections is None else run.projections.watching():
         output = model.run(batch, run.probes_of, run.record, logits=logits)

@@ -88,7 +88,8 @@ class Needs:
     def _needed(self) -> str:
         largest = sorted(self.parts.items(), key=lambda part: -part[1])
         named = ", ".join(f"{name} {readable(size)}" for name, size in largest[:3])
-        return f"the results need {readable(self.total)} ({named}; {self.layers} layers, {self.batch} x {self.tokens:,} tokens)"
+        size = f"{self.batch} x {self.tokens:,} tokens" if self.tokens else f"{self.batch} inputs"
+        return f"the results need {readable(self.total)} ({named}; {self.layers} layers, {size})"
 
     def _advice(self, free: int | None) -> str:
         ways = []
@@ -123,7 +124,7 @@ def needs_of(
         beside: what is kept for each head and query in the model's own ``dtype``, by name: how many numbers.
     """
     size = 8 if dtype == torch.float64 else 4
-    rows = 1 if batch.ids is None else batch.ids.shape[0]
+    rows = batch.rows
     parts = {probe.labels[0]: _bytes(probe, layers, rows, size) for probe in probes}
     averages = [p if isinstance(p, Received | Pooled) else replace(p, reduce="mean") for p in probes]
     kept = {
@@ -142,13 +143,14 @@ def layers_of(model: HookedModel, wanted: Container[LayerKey]) -> list[Attention
 def layer_sizes(
     model: HookedModel, wanted: Container[LayerKey], heads: Mapping[LayerKey, tuple[int, ...]], batch: Batch
 ) -> list[LayerSize]:
-    """The measured layers, as far as the batch tells how long they are. heads: of those where not all are kept."""
+    """The measured layers; at least one query and one key where the batch does not tell how many there are (towers).
+
+    heads: of those where not all are kept.
+    """
     sizes = []
     for layer in layers_of(model, wanted):
-        found = lengths(batch, layer.stack)
-        if found is not None:
-            kept = len(heads[layer.key]) if layer.key in heads else layer.heads or model.shape.heads
-            sizes.append(LayerSize(kept, *found))
+        kept = len(heads[layer.key]) if layer.key in heads else layer.heads or model.shape.heads
+        sizes.append(LayerSize(kept, *(lengths(batch, layer.stack) or (1, 1))))
     return sizes
 
 

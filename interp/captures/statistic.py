@@ -20,6 +20,7 @@ from interp_kernels import (
     Received,
     TopK,
 )
+from interp_kernels.api import checked_probe
 from interp_kernels.results import value_shape
 
 PLAIN_PROBES: dict[str, type[Probe]] = {"entropy": Entropy, "peak": Peak, "distance": Distance, "received": Received}
@@ -66,15 +67,15 @@ def probes_of_names(probes: Sequence[Probe | str] | Probe | str) -> list[Probe]:
     """Probes, given as such or by name.
 
     Raises:
-        InputError: no probe has such a name, or it needs arguments.
+        InputError: no probe has such a name, or it needs arguments; an argument of a probe is wrong.
     """
     if not isinstance(probes, str | Probe | Iterable):
         raise InputError(f"probes: expected probes or their names, () for none, got {probes!r}")
     chosen: list[Probe] = []
     for probe in [probes] if isinstance(probes, str | Probe) else probes:
         if isinstance(probe, Probe):
-            chosen.append(probe)
-        elif probe in PLAIN_PROBES:
+            chosen.append(_checked(probe))
+        elif isinstance(probe, str) and probe in PLAIN_PROBES:
             chosen.append(PLAIN_PROBES[probe]())
         else:
             raise InputError(
@@ -82,6 +83,14 @@ def probes_of_names(probes: Sequence[Probe | str] | Probe | str) -> list[Probe]:
                 "Probes with arguments are given as objects, such as interp.OffsetMass((1,))"
             )
     return chosen
+
+
+def _checked(probe: Probe) -> Probe:
+    """Refused before the model runs, what ``attend`` would refuse in its first layer."""
+    try:
+        return checked_probe(probe)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _axes(probe: Probe) -> tuple[str, ...]:

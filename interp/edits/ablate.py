@@ -14,6 +14,7 @@ from interp.edits.edit import Edit, heads_or_layers
 from interp.edits.narrow import index_of
 from interp.edits.source import check_fits, checked_source, kept_of, z_of
 from interp.errors import InputError
+from interp.inputs.batch import padding_of
 from interp.models.call import AttentionCall
 from interp.models.heads import HeadSpec
 from interp.models.layers import LayerKey
@@ -54,6 +55,8 @@ def mean_ablate(
     Raises:
         InputError: no head is named, or the reference holds nothing.
     """
+    if not isinstance(per_position, bool):
+        raise InputError(f"mean_ablate: expected True or False for per_position, got {per_position!r}")
     given = reference if isinstance(reference, Sequence) else (reference,)
     runs = tuple(checked_source("mean_ablate", "reference", each) for each in given)
     if not runs:
@@ -95,6 +98,7 @@ class MeanAblation(Edit):
     def edited_output(self, call: AttentionCall, heads: tuple[int, ...], output: Tensor) -> Tensor:
         mean = self.means[call.layer.key].to(output)
         if self.per_position:
+            self._check_side(call)
             first, last = call.first_query, call.first_query + call.q.shape[2]
             if mean.shape[1] < last:
                 raise InputError(
@@ -104,6 +108,20 @@ class MeanAblation(Edit):
             mean = mean[:, first:last]
         new = mean.expand(output.shape[0], len(heads), output.shape[2], -1)
         return output.index_copy(1, index_of(heads, output), new)
+
+    def _check_side(self, call: AttentionCall) -> None:
+        """Refuse means of columns that hold other tokens, since the reference is padded on the other side."""
+        keep, layer = call.mask.keep, call.layer.key
+        if torch.compiler.is_compiling() or call.layer.stack == "cross" or keep is None:
+            return
+        sides = {padding_of(kept) for run in self.reference if (kept := kept_of(run, layer)) is not None} - {None}
+        side = padding_of(keep)
+        if side is not None and sides - {side}:
+            raise InputError(
+                f"mean_ablate: reference: it is padded on the {' and the '.join(sorted(map(str, sides)))} and the input on the "
+                f"{side}, so that its columns are other tokens; capture it with the same padding (model.batch(texts, "
+                f"padding={side!r})), or leave per_position out"
+            )
 
 
 def _mean(parts: Sequence[tuple[Tensor, Tensor | None]], *, per_position: bool) -> Tensor:

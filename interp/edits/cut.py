@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from interp.edits.positions import Positions, Where
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp.models.layers import LayerKey
+from interp_kernels.integers import whole_numbers
 
 
 def cut(
@@ -106,13 +106,13 @@ class Pairs:
             pairs = pairs.tolist()
         if not isinstance(pairs, Iterable) or isinstance(pairs, str):
             raise InputError(f"cut: expected pairs of positions such as [(5, 0), (6, 1)], got {pairs!r:.60}")
-        listed = [tuple(pair) if isinstance(pair, Iterable) else pair for pair in pairs]
         cut_from: defaultdict[int, set[int]] = defaultdict(set)
-        for pair in listed:
-            if not (isinstance(pair, tuple) and len(pair) == 2 and all(_is_position(each) for each in pair)):
+        for pair in pairs:
+            found = whole_numbers(pair)
+            if found is None or len(found) != 2 or min(found) < 0:
                 raise InputError(f"cut: expected pairs of positions (query, key), both from 0 on, got {pair!r:.60}")
-            cut_from[int(pair[1])].add(int(pair[0]))
-        if not listed:
+            cut_from[found[1]].add(found[0])
+        if not cut_from:
             raise InputError("cut: expected at least one pair of positions (query, key), got none")
         classes: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for key in sorted(cut_from):
@@ -173,7 +173,3 @@ class Cut(Edit):
 def _hiding(hidden: Tensor, like: Tensor) -> Tensor:
     """0 where a class is seen, -inf where it is hidden."""
     return torch.zeros_like(hidden, dtype=compute_dtype(like)).masked_fill(hidden, -torch.inf)
-
-
-def _is_position(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0

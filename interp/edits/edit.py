@@ -15,6 +15,7 @@ from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp.models.heads import HeadSpec, head_counts, parse_heads
 from interp.models.layers import LayerKey
+from interp.plain import plain
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -48,7 +49,8 @@ class Edit:
         for name in ("heads", "layers"):
             given = getattr(self, name)
             if isinstance(given, Iterable) and not isinstance(given, str):
-                object.__setattr__(self, name, tuple(given))  # an iterator would be used up by the first model
+                # An iterator would be used up by the first model.
+                object.__setattr__(self, name, tuple(plain(each) for each in given))
 
     def on(self, model: HookedModel) -> Self:
         """This edit with its heads looked up in ``model``.
@@ -91,7 +93,7 @@ class Edit:
         return heads
 
     def __repr__(self) -> str:
-        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("chosen", "means")}
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("chosen", "means", "kept")}
         given = [f"{name}={_short(value)}" for name, value in shown.items() if value is not None and value != {}]
         return f"{self.name}({', '.join(given)})"
 
@@ -122,10 +124,10 @@ def heads_or_layers(name: str, heads: tuple[HeadSpec, ...], layers: Iterable[Lay
         InputError: neither is given.
     """
     first: Any = heads[0] if len(heads) == 1 else None
-    if isinstance(first, list | set):  # ablate(["L5H1", "L5H2"])
+    if isinstance(first, list | set) or getattr(first, "ndim", 0):  # ablate(["L5H1", "L5H2"]), or an array
         heads = tuple(first)
     if heads:
-        return heads[0] if heads == ("all",) else heads
+        return "all" if isinstance(first, str) and first == "all" else heads
     if layers is None:
         raise InputError(
             f"{name}: expected at least one head such as {name}('L5H1') or {name}((5, 1)), or layers=[5] for all heads "

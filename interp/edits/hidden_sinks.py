@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,10 +13,22 @@ from interp.errors import InputError
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.layers import LayerKey
-from interp_kernels import Received
+from interp_kernels import Mask, Received
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
+
+
+class HiddenSinks(dict[LayerKey, Tensor]):
+    """Layer -> which keys of each head, bool [B, Hq, T].
+
+    keep: layer -> which of its keys are no padding, [B, T]; None where all are
+    """
+
+    def __init__(self, found: Mapping[LayerKey, Tensor], keep: Mapping[LayerKey, Tensor | None]) -> None:
+        super().__init__(found)
+        self.keep = dict(keep)
 
 
 def hidden_sinks(
@@ -27,7 +39,7 @@ def hidden_sinks(
     min_queries: int = 1,
     keep_first: bool = True,
     layers: Iterable[LayerKey] | None = None,
-) -> dict[LayerKey, Tensor]:
+) -> HiddenSinks:
     """The keys k of each head with alpha_k > threshold: what a query gives them on average, over the queries that see them.
 
         alpha_k = sum_i P_ik / (number of queries that see k),    from 0 to 1
@@ -44,24 +56,35 @@ def hidden_sinks(
         layers: which layers, all by default.
 
     Returns:
-        layer -> bool [B, Hq, T], for ``interp.edits.recalibrate(keys=...)``.
+        layer -> bool [B, Hq, T], for ``interp.edits.recalibrate(keys=...)``, which wants inputs padded in the same way.
 
     Raises:
         InputError: a threshold outside of 0 to 1, or min_queries below 0.
     """
     threshold = checked_number("hidden_sinks: threshold", threshold, 0.0, 1.0)
-    if isinstance(min_queries, bool) or not isinstance(min_queries, int) or min_queries < 0:
+    least = whole(min_queries)
+    if least is None or least < 0:
         raise InputError(f"hidden_sinks: expected a whole number from 0 on for min_queries, got {min_queries!r}")
     capture = model.capture(inputs, [Received(normalize=True, name="alpha")], layers=layers)
-    found: dict[LayerKey, Tensor] = {}
-    for layer, alpha in capture["alpha"].items():
-        flagged = alpha > threshold  # NaN, for a key that nobody sees, is not
-        if capture.masks[layer].is_causal:
-            flagged &= (_later(capture.keep, alpha) >= min_queries)[:, None]
-        if keep_first:
-            flagged &= flagged.cumsum(dim=-1) > 1
-        found[layer] = flagged
-    return found
+    found = {
+        layer: flagged_columns(
+            alpha, capture.masks[layer], capture.keep, threshold, min_queries=least, keep_first=keep_first
+        )
+        for layer, alpha in capture["alpha"].items()
+    }
+    return HiddenSinks(found, {layer: capture.keys(layer).keep for layer in found})
+
+
+def flagged_columns(
+    alpha: Tensor, mask: Mask, keep: Tensor | None, threshold: float, *, min_queries: int, keep_first: bool
+) -> Tensor:
+    """The rule of ``hidden_sinks`` on alpha [B, Hq, T] of one layer: bool [B, Hq, T]. keep: [B, T], False at padding."""
+    flagged = alpha > threshold  # NaN, for a key that nobody sees, is not
+    if mask.is_causal:
+        flagged &= (_later(keep, alpha) >= min_queries)[:, None]
+    if keep_first:
+        flagged &= flagged.cumsum(dim=-1) > 1
+    return flagged
 
 
 def _later(keep: Tensor | None, alpha: Tensor) -> Tensor:

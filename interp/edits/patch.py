@@ -13,7 +13,7 @@ from interp.captures.capture import Capture
 from interp.edits.edit import Edit, heads_or_layers
 from interp.edits.narrow import index_of
 from interp.edits.positions import Positions, Where
-from interp.edits.source import STATISTIC, check_fits, checked_source, kept_of, z_of
+from interp.edits.source import check_columns, check_fits, checked_source, kept_of, z_of
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp.models.heads import HeadSpec
@@ -95,7 +95,8 @@ class Patch(Edit):
                 f"{self.name}: expected a source of {batch} sequences (or 1) and width {width} in layer {call.layer.key!r}, "
                 f"got {z.shape[0]} and width {z.shape[3]}"
             )
-        self._check_padding(call)
+        if call.layer.stack != "cross":  # whose padding is that of its keys
+            check_columns(f"{self.name}: source", call, kept_of(self.source, call.layer.key), length)
         chosen = self.positions.among_queries(call)
         if self.positions.given is None:
             if first == 0 and length != last:
@@ -112,24 +113,6 @@ class Patch(Edit):
         at = torch.arange(first, last, device=output.device).clamp(max=length - 1)
         new = torch.where(chosen[:, None, :, None], z[:, :, at], output[:, list(heads)])
         return output.index_copy(1, index_of(heads, output), new)
-
-    def _check_padding(self, call: AttentionCall) -> None:
-        """Columns of the source are columns of the run: refuse a source whose padding stands on the other side."""
-        of_source, of_run = kept_of(self.source, call.layer.key), call.mask.keep
-        if torch.compiler.is_compiling() or call.layer.stack == "cross" or (of_source is None and of_run is None):
-            return
-        first, keys = call.first_key, call.k.shape[2]
-        length = min(self.source[STATISTIC][call.layer.key].shape[2], first + keys)
-        everything = torch.ones(1, length, dtype=torch.bool, device=call.q.device)
-        source = everything if of_source is None else of_source.to(call.q.device)[:, :length]
-        run = everything if of_run is None else torch.nn.functional.pad(of_run, (first, 0), value=True)[:, :length]
-        differ = (source != run)[:, first:].any()
-        # One sequence for all, or all as long as the longest, may well stand beside padding.
-        if bool(differ) and not bool(source.all()):
-            raise InputError(
-                f"{self.name}: the source's padding stands in other columns than the input's, so that its columns are other "
-                "tokens; capture it with the same padding (model.batch(texts, padding='left') for generation)"
-            )
 
 
 class Resampling(Patch):

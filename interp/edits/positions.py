@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.models.call import AttentionCall
+from interp_kernels.integers import whole, whole_numbers
 
 Where = int | Sequence[int] | range | slice | Tensor | None
 """A position, several, a slice, a bool mask [T] or [B, T] of them, or None for all.
@@ -114,21 +114,22 @@ def _checked(what: str, where: Any) -> tuple[int, ...] | slice | Tensor | None:
     if where is None:
         return None
     if isinstance(where, slice):
-        parts = (where.start, where.stop, where.step)
-        if not all(part is None or _is_whole(part) for part in parts) or (where.step is not None and where.step < 1):
+        parts = [None if part is None else whole(part) for part in (where.start, where.stop, where.step)]
+        lost = [part is None for part in parts] != [part is None for part in (where.start, where.stop, where.step)]
+        if lost or (parts[2] is not None and parts[2] < 1):
             raise InputError(f"{what}: expected a slice of whole numbers with a step of at least 1, got {where}")
-        return where
+        return slice(*parts)
     if isinstance(where, np.ndarray) and where.dtype.kind in "iub":
         where = torch.from_numpy(where)
     if isinstance(where, Tensor):
         return _checked_tensor(what, where)
-    if _is_whole(where):
-        return (int(where),)
+    if (one := whole(where)) is not None:
+        return (one,)
     if isinstance(where, Sequence) and not isinstance(where, str) and where:
         if all(isinstance(each, bool) for each in where):
             return _checked_tensor(what, torch.tensor(where))
-        if all(_is_whole(each) for each in where):
-            return tuple(int(each) for each in where)
+        if several := whole_numbers(where):
+            return tuple(several)
     raise InputError(
         f"{what}: expected a position, several (at least one), a slice, a bool mask [T] or [B, T], or None for all, "
         f"got {where!r:.80}"
@@ -146,7 +147,3 @@ def _checked_tensor(what: str, where: Tensor) -> tuple[int, ...] | Tensor:
         f"{what}: expected integers [n] or a bool mask [T] or [B, T] that chooses at least one position, "
         f"got {where.dtype} {list(where.shape)}{nothing}"
     )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from interp.edits.edit import Edit, Heads, checked_number
+from interp.edits.hidden_sinks import HiddenSinks
 from interp.edits.narrow import compute_dtype, of_heads, row_sinks, with_class_bias, with_row_sinks
 from interp.edits.positions import Positions, Where
+from interp.edits.source import check_columns
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp.models.layers import LayerKey
@@ -58,9 +60,10 @@ def recalibrate(
     where = None if isinstance(keys, Mapping) else Positions.of("recalibrate: keys", keys)
     return Recalibration(
         heads=heads,
-        layers=tuple(columns) if columns and heads == "all" and layers is None else layers,
+        layers=tuple(columns) if columns and isinstance(heads, str) and heads == "all" and layers is None else layers,
         keys=where,
         columns=columns,
+        kept=dict(keys.keep) if isinstance(keys, HiddenSinks) else {},
         factor=checked_number("recalibrate: factor", factor, 0.0, 1.0),
     )
 
@@ -82,6 +85,7 @@ class Recalibration(Edit):
 
     keys: Positions | None
     columns: Columns = field(default_factory=dict)
+    kept: Mapping[LayerKey, Tensor | None] = field(default_factory=dict)  # of the columns, which are no padding, [B, T]
     factor: float
 
     def on(self, model: HookedModel) -> Self:
@@ -135,6 +139,7 @@ class Recalibration(Edit):
                 f"recalibrate: keys[{call.layer.key!r}]: expected columns of {call.q.shape[1]} query heads, "
                 f"got {found.shape[1]}"
             )
+        check_columns(f"recalibrate: keys[{call.layer.key!r}]", call, self.kept.get(call.layer.key), found.shape[2])
         found = found[:, list(heads)]
         masks = [Positions("recalibrate: keys", found[:, h]).among_keys(call) for h in range(len(heads))]
         return torch.stack(masks, dim=1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from interp.captures.capture import Capture
 from interp.errors import InputError
+from interp.models.call import AttentionCall
 from interp.models.layers import LayerKey
 
 if TYPE_CHECKING:
@@ -59,6 +61,32 @@ def z_of(source: Capture, layer: LayerKey, heads: Iterable[int] | None, what: st
 def kept_of(source: Capture, layer: LayerKey) -> Tensor | None:
     """Which of the layer's queries are no padding, [B, T]; None where all are, or where nothing says so."""
     return source.queries(layer).keep
+
+
+def check_columns(what: str, call: AttentionCall, of_source: Tensor | None, length: int) -> None:
+    """Columns of a source are columns of the run: refuse one whose padding stands elsewhere, where its columns are other tokens.
+
+    of_source: which of its columns are no padding, [B, T], None where all are; length: how many it has
+
+    Raises:
+        InputError: the source is padded, and not as the run is.
+    """
+    of_run = call.mask.keep
+    if torch.compiler.is_compiling() or of_source is None:  # one sequence for all may well stand beside padding
+        return
+    first = call.first_key
+    length = min(length, first + call.k.shape[2])
+    source = of_source.to(call.q.device)[:, :length]
+    run = (
+        torch.ones_like(source)
+        if of_run is None
+        else torch.nn.functional.pad(of_run, (first, 0), value=True)[:, :length]
+    )
+    if bool((source != run)[:, first:].any()) and not bool(source.all()):
+        raise InputError(
+            f"{what}: its padding stands in other columns than the input's, so that its columns are other tokens; make it from "
+            "inputs with the same padding (model.batch(texts, padding='left') for generation)"
+        )
 
 
 def check_fits(model: HookedModel, source: Capture, layer: LayerKey, heads: Iterable[int] | None, what: str) -> None:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import InputError
+from interp.flow.attention_flow import attention_flow
 from interp.flow.input_gradients import InputGradients, input_gradients
 from interp.flow.norm_attention import norm_attention
 from interp.flow.relevance import relevance
+from interp.flow.rollout import rollout
 from interp.naming import nearest
 
 if TYPE_CHECKING:
@@ -89,9 +91,21 @@ def gradient_x_input_scores(example: Example) -> np.ndarray:
     return example.gradients.product[0]
 
 
+def rollout_scores(example: Example) -> np.ndarray:
+    """Row of the rollout of all layers, with the residual connection."""
+    return rollout(example.model, example.batch, [example.position]).weights[0, -1]
+
+
+def attention_flow_scores(example: Example) -> np.ndarray:
+    """Maximum flow from the output to each token."""
+    return attention_flow(example.model, example.batch, [example.position]).flow[0]
+
+
 METHODS: dict[str, Method] = {
     "attention": Method(attention_scores, "last layer, mean over heads; the baseline of arXiv 2005.00928"),
     "norm_attention": Method(norm_attention_scores, "last layer; Kobayashi et al., arXiv 2004.10102"),
+    "rollout": Method(rollout_scores, "Abnar and Zuidema, arXiv 2005.00928"),
+    "attention_flow": Method(attention_flow_scores, "Abnar and Zuidema, arXiv 2005.00928"),
     "relevance": Method(relevance_scores, "Chefer et al., arXiv 2103.15679"),
     "gradient_norm": Method(gradient_norm_scores, "Simonyan et al., arXiv 1312.6034"),
     "gradient_x_input": Method(gradient_x_input_scores, "as in arXiv 2005.00928", is_signed=True),

@@ -32,7 +32,6 @@ from interp.flow.target import (
     is_encoder_decoder,
     local_positions,
     output_columns,
-    sequences_of,
     token_name,
     tokens_out,
     tokens_read,
@@ -94,8 +93,8 @@ def relevance(
         chosen = output_columns(model, out, objective, positions)
         _check_size(chosen, read, out, model)
     run = gradients(model, batch, objective, _followed(model), logits=logits, beyond_context=beyond_context)
-    length = _check_run(run, sequences_of(batch))
-    read, out = read.of_run(sequences_of(batch), length[0]), out.of_run(sequences_of(batch), length[1])
+    length = _check_run(run, batch.rows)
+    read, out = read.of_run(batch.rows, length[0]), out.of_run(batch.rows, length[1])
     chosen = output_columns(model, out, objective, positions)
     _check_size(chosen, read, out, model)
     values, decoder = _rows(run, chosen, read, out)

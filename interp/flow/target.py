@@ -146,7 +146,7 @@ def explained(
     """
     if measure not in ("logit", "probability"):
         raise InputError(f"measure: expected 'logit' or 'probability', got {measure!r}")
-    count = sequences_of(batch)
+    count = batch.rows
     if callable(target):
         if at is not None:
             raise InputError("at: the target is a function, which reads the logits where it likes; leave at out")
@@ -155,10 +155,6 @@ def explained(
     wanted = tuple(_token(model, each) for each in _each("target", target, count, Integral | str))
     columns, why = _read_at(model, batch, out, at)
     return Explained(wanted, columns, why, measure=measure)
-
-
-def sequences_of(batch: Batch) -> int:
-    return next(iter(batch.arguments.values())).shape[0] if batch.ids is None else batch.ids.shape[0]
 
 
 def output_columns(model: HookedModel, tokens: Tokens, read: Explained, positions: Positions) -> list[list[int]]:

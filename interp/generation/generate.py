@@ -26,12 +26,13 @@ from interp.generation.captures import put_together
 from interp.generation.needs import needs_of_generation
 from interp.generation.result import Generation
 from interp.generation.run import Run
-from interp.generation.settings import end_ids, generation_config, used_settings
+from interp.generation.settings import end_ids, generation_config, settings_named, used_settings
 from interp.generation.steps import StepProbes, check_fixed, has_tensors
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.hooked import HookedModel
 from interp.models.layers import LayerKey
+from interp_kernels.integers import whole, whole_numbers
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -59,27 +60,33 @@ def generate(
 ) -> Generation:
     """See ``HookedModel.generate``."""
     check_generates(model)
-    if type(max_new_tokens) is not int or max_new_tokens < 1:
+    new = whole(max_new_tokens)
+    if new is None or new < 1:
         raise InputError(f"max_new_tokens: expected an integer of at least 1, got {max_new_tokens!r}")
-    if type(seed) is not int or not 0 <= seed < 2**63:
+    start = whole(seed)
+    if start is None or not 0 <= start < 2**63:
         raise InputError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r}")
     wanted = model.wanted_layers(layers)
     fixed = None if callable(probes) else probes_of_names(probes)
     if fixed is not None:
         check_fixed(fixed)
     before = [] if prefill_probes is None else _prefill_probes(prefill_probes, fixed)
-    config = generation_config(model.host.inner, max_new_tokens, do_sample, settings, _pad_id(model))
+    config = generation_config(model.host.inner, new, do_sample, settings, _pad_id(model))
     criteria = _criteria(model, config, stopping)
     batch = _prompt(model, inputs, config.pad_token_id, beyond_context)
-    _check_length(model, batch, max_new_tokens, beyond_context)
+    _check_length(model, batch, new, beyond_context)
     ends = torch.tensor(end_ids(config), device=model.device)
-    bar = tqdm(total=max_new_tokens, unit="token", desc=f"generate {model.name}", disable=not progress)
+    bar = tqdm(total=new, unit="token", desc=f"generate {model.name}", disable=not progress)
     run = Run(model, batch, wanted, fixed, probes if fixed is None else None, before, ends, criteria, bar)
     run.check_first_step()
-    needs = needs_of_generation(model, batch, wanted, before, fixed, max_new_tokens)
+    needs = needs_of_generation(model, batch, wanted, before, fixed, new)
     needs.check()
     arguments = {**batch.arguments, **({"attention_mask": batch.keep.long()} if batch.keep is not None else {})}
-    with needs.explained(), bar, torch.no_grad(), _seeded(model.device, seed if do_sample else None), run.watching():
+    named, seeded = (
+        settings_named(settings, lambda: run.number >= 0),
+        _seeded(model.device, start if do_sample else None),
+    )
+    with needs.explained(), bar, torch.no_grad(), seeded, run.watching(), named:
         # Not model.generate: some classes wrap theirs in rules of their own (Whisper's long recordings).
         made = PLAIN(
             model.host.inner,
@@ -89,8 +96,8 @@ def generate(
         )
     if not isinstance(made, Tensor):
         raise RunError(f"{type(model.host.inner).__name__}.generate gave {type(made).__name__} instead of token ids")
-    settings = used_settings(config, seed)
-    return put_together(run, made, settings, is_single=_is_single(inputs), measured=prefill_probes is not None)
+    used = used_settings(config, start)
+    return put_together(run, made, used, is_single=_is_single(inputs), measured=prefill_probes is not None)
 
 
 def check_generates(model: HookedModel) -> None:
@@ -132,7 +139,7 @@ def _pad_id(model: HookedModel) -> int | None:
 
 def _criteria(model: HookedModel, config: GenerationConfig, given: Sequence[StoppingCriteria]) -> StoppingCriteriaList:
     """The caller's own; strings to stop at become one of them, so that it is known which sequences have ended."""
-    if isinstance(given, StoppingCriteria) or not all(isinstance(each, StoppingCriteria) for each in given):
+    if not isinstance(given, list | tuple) or not all(isinstance(each, StoppingCriteria) for each in given):
         raise InputError(f"stopping: expected a list of transformers.StoppingCriteria, got {given!r:.80}")
     criteria = StoppingCriteriaList(given)
     if config.stop_strings is not None:
@@ -200,9 +207,7 @@ def _seeded(device: torch.device, seed: int | None) -> Iterator[None]:
 
 
 def _is_single(inputs: Any) -> bool:
-    """Whether one text, chat or flat list of ids was given, and not a batch of one."""
-    if isinstance(inputs, Tensor):
-        return inputs.ndim == 1
-    if isinstance(inputs, str | Path):
+    """Whether one text, chat or sequence of ids was given, and not a batch of one."""
+    if isinstance(inputs, str | Path) or whole_numbers(inputs) is not None:
         return True
-    return isinstance(inputs, Sequence) and all(isinstance(item, int | Mapping) for item in inputs)
+    return isinstance(inputs, Sequence) and all(isinstance(item, Mapping) for item in inputs)

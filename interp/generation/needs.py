@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from interp.captures.memory import LayerSize, Needs, layer_sizes, needs_of
+from interp.captures.memory import LayerSize, Needs, layer_sizes, layers_of, needs_of
 from interp.generation.steps import DECODING
 from interp.inputs.batch import Batch
 from interp.models.hooked import HookedModel
@@ -28,13 +28,12 @@ def needs_of_generation(
     of_prompt = needs_of(prefill, layer_sizes(model, wanted, {}, batch), batch, model.dtype, model.device)
     decoder = batch.others.get("decoder_input_ids")
     prompt = batch.tokens if decoder is None else decoder.shape[1]
-    layers = []
-    for served in model.host.layers.values():
-        for layer in served:
-            if layer.key in wanted and layer.stack in DECODING:
-                keys = batch.tokens if layer.stack == "cross" else prompt + new // 2  # on average
-                layers.append(LayerSize(layer.heads or model.shape.heads, 1, keys))
-    of_steps = needs_of(steps or [], layers, batch, model.dtype, model.device)
+    of_steps = Needs({}, 0, batch.rows, 0)
+    for stack in DECODING:
+        keys = batch.tokens if stack == "cross" else prompt + new // 2  # on average
+        found = needs_of_step(model, batch, wanted, stack, steps or [], keys)
+        parts = {name: size + of_steps.parts.get(name, 0) for name, size in found.parts.items()}
+        of_steps = replace(of_steps, parts=parts, layers=of_steps.layers + found.layers)
     return replace(
         of_prompt,
         parts={
@@ -45,3 +44,13 @@ def needs_of_generation(
         tokens=prompt + new,
         averaged=None,  # a step cannot be averaged
     )
+
+
+def needs_of_step(
+    model: HookedModel, batch: Batch, wanted: set[LayerKey], stack: str, probes: Sequence[Probe], keys: int
+) -> Needs:
+    """Bytes of one step in one stack of layers."""
+    layers = [layer for layer in layers_of(model, wanted) if layer.stack == stack]
+    sizes = [LayerSize(layer.heads or model.shape.heads, 1, keys) for layer in layers]
+    # A step cannot be averaged.
+    return replace(needs_of(probes, sizes, batch, model.dtype, model.device), averaged=None)

@@ -15,6 +15,7 @@ import interp_kernels as ik
 from interp.captures.capture import MeasuredLayer
 from interp.captures.statistic import Statistic, probes_of_names, statistics_of
 from interp.errors import RunError
+from interp.generation.needs import needs_of_step
 from interp.generation.steps import (
     DECODING,
     Step,
@@ -217,6 +218,7 @@ class Run:
             if probes is None:
                 probes = probes_of_names(self.asked(self._step(stack, keys)))
                 check_row(probes)
+                needs_of_step(self.model, self.batch, self.wanted, stack, probes, keys).check()
             self.chosen[stack] = probes
         return self.chosen[stack]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import GenerationConfig
 
-from interp.errors import InputError
+from interp.errors import InputError, InterpError
+from interp.generation.values import check_value
 from interp.naming import nearest
+from interp.plain import plain
 
 NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
@@ -75,9 +77,6 @@ REFUSED: dict[str, str] = {
 }
 """Settings that a step's row of attention is not defined for, or that are said elsewhere, and why."""
 
-POSITIVE = ("temperature", "repetition_penalty", "encoder_repetition_penalty")
-"""Settings that the library refuses below or at 0, and only after it has begun."""
-
 
 def generation_config(
     model: Any, max_new_tokens: int, do_sample: bool, settings: Mapping[str, Any], pad: int | None
@@ -90,21 +89,38 @@ def generation_config(
         InputError: a setting that does not exist, is not supported, or means nothing without sampling.
     """
     own: GenerationConfig = model.generation_config
+    if not isinstance(do_sample, bool):
+        raise InputError(f"do_sample: expected True or False, got {do_sample!r}")
+    settings = {name: plain(value) for name, value in settings.items()}
     _check_settings(settings, do_sample)
     _check_own(own)
     config = copy.deepcopy(own)
     neutral = NEUTRAL if do_sample else NEUTRAL | SAMPLING
-    for name, value in (neutral | {"do_sample": do_sample} | dict(settings)).items():
+    for name, value in (neutral | {"do_sample": do_sample} | settings).items():
         setattr(config, name, value)
     config.max_length = None
     config.max_new_tokens = max_new_tokens
-    try:
+    with settings_named(settings, lambda: False):
         config.validate()
-    except ValueError as error:
-        raise InputError(f"generation settings: {error}") from None
     if config.pad_token_id is None and (ends := end_ids(config)):
         config.pad_token_id = ends[0] if pad is None else pad
     return config
+
+
+@contextmanager
+def settings_named(settings: Mapping[str, Any], has_begun: Callable[[], bool]) -> Iterator[None]:
+    """What the library refuses before the model has run is a setting.
+
+    Raises:
+        InputError: with the library's own reason and the settings that were given.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        if isinstance(error, InterpError) or has_begun():
+            raise
+        given = ", ".join(f"{name}={value!r:.60}" for name, value in settings.items())
+        raise InputError(f"generation settings ({given or 'those of the model'}): {error}") from error
 
 
 def end_ids(config: GenerationConfig) -> list[int]:
@@ -132,12 +148,7 @@ def _check_settings(settings: Mapping[str, Any], do_sample: bool) -> None:
             raise InputError(f"unknown setting of generation {name!r}; {nearest(name, offered)}")
         if name in SAMPLING and not do_sample:
             raise InputError(f"{name}={value!r} means nothing without sampling; give do_sample=True, or leave it out")
-        if name in POSITIVE and not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise InputError(f"{name}: expected a number above 0, got {value!r}")
-        if name == "top_p" and not (isinstance(value, int | float) and 0 < value <= 1):
-            raise InputError(f"top_p: expected a number above 0 and at most 1, got {value!r}")
-        if name == "top_k" and (type(value) is not int or value < 0):
-            raise InputError(f"top_k: expected an integer of at least 0 (0: all tokens), got {value!r}")
+        check_value(name, value)
 
 
 def _check_own(own: GenerationConfig) -> None:

@@ -6,17 +6,49 @@ from interp.lazy import lazily
 
 if TYPE_CHECKING:
     from interp.heads.divergence import HeadDivergences, divergences
+    from interp.heads.head_tokens import HeadTokens, head_tokens
+    from interp.heads.lag_curve import LagCurve, lag_curve
+    from interp.heads.logit_attribution import LogitAttribution, logit_attribution
     from interp.heads.lookback import LookbackRatios, lookback
     from interp.heads.lookback_detector import LookbackDetector
+    from interp.heads.maps_score import MapsScores, maps_score
+    from interp.heads.needles import Needle
+    from interp.heads.ov_copying import OVCopying, ov_copying
+    from interp.heads.pattern import Pattern, Tokens
+    from interp.heads.recall import needle_recall
+    from interp.heads.retrieval import RetrievalHeads, RetrievalResult, retrieval
+    from interp.heads.sinks import Sinks, sinks
     from interp.heads.surface import SurfaceStatistics, surface
+    from interp.heads.trials import Trial, needle_trials
 
 __all__ = [
     "HeadDivergences",
+    "HeadTokens",
+    "LagCurve",
+    "LogitAttribution",
     "LookbackDetector",
     "LookbackRatios",
+    "MapsScores",
+    "Needle",
+    "OVCopying",
+    "Pattern",
+    "RetrievalHeads",
+    "RetrievalResult",
+    "Sinks",
     "SurfaceStatistics",
+    "Tokens",
+    "Trial",
     "divergences",
+    "head_tokens",
+    "lag_curve",
+    "logit_attribution",
     "lookback",
+    "maps_score",
+    "needle_recall",
+    "needle_trials",
+    "ov_copying",
+    "retrieval",
+    "sinks",
     "surface",
 ]
 
@@ -24,11 +56,32 @@ lazily(
     __name__,
     {
         "HeadDivergences": "interp.heads.divergence",
+        "HeadTokens": "interp.heads.head_tokens",
+        "LagCurve": "interp.heads.lag_curve",
+        "LogitAttribution": "interp.heads.logit_attribution",
         "LookbackDetector": "interp.heads.lookback_detector",
         "LookbackRatios": "interp.heads.lookback",
+        "MapsScores": "interp.heads.maps_score",
+        "Needle": "interp.heads.needles",
+        "OVCopying": "interp.heads.ov_copying",
+        "Pattern": "interp.heads.pattern",
+        "RetrievalHeads": "interp.heads.retrieval",
+        "RetrievalResult": "interp.heads.retrieval",
+        "Sinks": "interp.heads.sinks",
         "SurfaceStatistics": "interp.heads.surface",
+        "Tokens": "interp.heads.pattern",
+        "Trial": "interp.heads.trials",
         "divergences": "interp.heads.divergence",
+        "head_tokens": "interp.heads.head_tokens",
+        "lag_curve": "interp.heads.lag_curve",
+        "logit_attribution": "interp.heads.logit_attribution",
         "lookback": "interp.heads.lookback",
+        "maps_score": "interp.heads.maps_score",
+        "needle_recall": "interp.heads.recall",
+        "needle_trials": "interp.heads.trials",
+        "ov_copying": "interp.heads.ov_copying",
+        "retrieval": "interp.heads.retrieval",
+        "sinks": "interp.heads.sinks",
         "surface": "interp.heads.surface",
     },
 )

@@ -1,30 +1,31 @@
-"""Chance: what uniform attention over the visible keys gives on the same input, by the same probes."""
+"""Chance: what uniform attention over the visible keys gets on the same input."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from interp_kernels import Mask, Probe, attend
+from interp_kernels import AttentionMap, Mask, Probe, attend
+from interp_kernels.api import Attended
 
-Layer = TypeVar("Layer")
+
+def uniform_stats(probes: Sequence[Probe], masks: Sequence[Mask], ids: Tensor) -> list[dict[str, Tensor]]:
+    """The probes' values under uniform attention, for each layer's mask. ids: [B, T], for their shape and device."""
+    return [attended.stats for attended in _uniform(probes, masks, ids)]
 
 
-def uniform_statistics(
-    probes: Sequence[Probe], masks: Mapping[Layer, Mask], shape: tuple[int, int, int], device: torch.device
-) -> dict[Layer, dict[str, Tensor]]:
-    """The probes' values for each layer's mask where all scores are equal, with one head. Layers with one mask share a pass.
+def uniform_maps(masks: Sequence[Mask], ids: Tensor) -> list[AttentionMap]:
+    """The lazy map of uniform attention, for each layer's mask: [B, 1, T, T]. ids: [B, T], for their shape and device."""
+    return [attended.map for attended in _uniform((), masks, ids)]
 
-    shape: (B, Tq, Tk); probes hold no weights per head
-    """
-    sequences, queries, keys = shape
-    values: dict[int, dict[str, Tensor]] = {}
-    for mask in masks.values():
-        if id(mask) not in values:
-            q = torch.zeros(sequences, 1, queries, 1, device=device)
-            k = torch.zeros(sequences, 1, keys, 1, device=device)
-            values[id(mask)] = attend(q, k, k, mask=mask, probes=probes).stats
-    return {layer: values[id(mask)] for layer, mask in masks.items()}
+
+def _uniform(probes: Sequence[Probe], masks: Sequence[Mask], ids: Tensor) -> list[Attended]:
+    """Equal scores give equal attention; layers that share a mask share the pass."""
+    made: dict[int, Attended] = {}
+    for mask in masks:
+        if id(mask) not in made:
+            zeros = torch.zeros(ids.shape[0], 1, ids.shape[1], 1, device=ids.device)
+            made[id(mask)] = attend(zeros, zeros, zeros, mask=mask, probes=probes)
+    return [made[id(mask)] for mask in masks]

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from interp.errors import InputError
+from interp.heads.copying import Copying
 from interp.heads.current_token import CurrentToken
 from interp.heads.detector import Detector
 from interp.heads.duplicate_token import DuplicateToken
 from interp.heads.first_token_sink import FirstTokenSink
+from interp.heads.hidden_sink import HiddenSink
 from interp.heads.induction import Induction, InductionText
 from interp.heads.lookback import Lookback
+from interp.heads.ov_copying import OVCopyingDetector
 from interp.heads.previous_token import PreviousToken
+from interp.heads.retrieval import RetrievalHeads
 from interp.naming import nearest
 
 STANDARD = "standard"
@@ -26,8 +30,12 @@ _ALL: tuple[Detector, ...] = (
     DuplicateToken(),
     Induction(),
     InductionText(),
+    Copying(),
     FirstTokenSink(),
+    HiddenSink(),
     Lookback(),
+    RetrievalHeads(),
+    OVCopyingDetector(),
 )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.errors import InputError
-from interp.heads.chance import uniform_statistics
+from interp.heads.chance import uniform_stats
 from interp.heads.token_classes import CLASSES, TokenClass, members
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
@@ -217,12 +217,11 @@ def _probes(
 def _uniform(probes: Sequence[Probe], capture: Capture) -> dict[str, dict[LayerKey, Tensor]]:
     """What the capture would hold under uniform attention, with one head."""
     assert capture.ids is not None
-    b, t = capture.ids.shape
     keep = capture.keep
     if keep is not None and not bool(keep.all()):
         probes = [replace(probe, queries=keep) for probe in probes]
-    found = uniform_statistics(probes, capture.masks, (b, t, t), capture.ids.device)
-    return {name: {layer: stats[name] for layer, stats in found.items()} for name in capture.stats}
+    found = uniform_stats(probes, [capture.masks[layer] for layer in capture.layers], capture.ids)
+    return {name: dict(zip(capture.layers, (stats[name] for stats in found), strict=True)) for name in capture.stats}
 
 
 def _statistics(stats: Mapping[str, Mapping[LayerKey, Tensor]], classes: Mapping[str, TokenClass]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.inputs.tokens import TokenRow
 
 Padding = Literal["right", "left"]
+Flag = bool | int | float | str
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +20,10 @@ class Batch:
 
     ids           token ids [B, T]; None where the model reads none (pixels, sound)
     keep          [B, T], False at padding; None without ids
-    others        further arguments of the model's forward, such as ``pixel_values`` or ``position_ids``
+    others        further tensors among the arguments of the model's forward, such as ``pixel_values`` or ``position_ids``
     token_rows    the tokens of each row, without padding, with their text and where they stand in it; () if not known
     decoder_rows  the same of what an encoder-decoder's decoder is given, where it is given text or ids
+    flags         arguments of the forward that are no tensors, such as ``interpolate_pos_encoding``
     """
 
     ids: Tensor | None
@@ -29,6 +31,7 @@ class Batch:
     others: Mapping[str, Tensor] = field(default_factory=dict)
     token_rows: tuple[TokenRow, ...] = ()
     decoder_rows: tuple[TokenRow, ...] = ()
+    flags: Mapping[str, Flag] = field(default_factory=dict)
 
     @property
     def is_padded(self) -> bool:
@@ -37,9 +40,15 @@ class Batch:
     @property
     def padding(self) -> Padding | None:
         """The side on which padding stands; None without any."""
-        if self.keep is None or not self.is_padded:
-            return None
-        return "right" if is_right_padded(self.keep) else "left"
+        return None if self.keep is None else padding_of(self.keep)
+
+    @property
+    def rows(self) -> int:
+        """Sequences, images or sounds; what the decoder reads is counted only where there is nothing else."""
+        if self.ids is not None:
+            return self.ids.shape[0]
+        read = [value for name, value in self.others.items() if not name.startswith("decoder_")]
+        return (read or list(self.others.values()))[0].shape[0] if self.others else 1
 
     @property
     def tokens(self) -> int:
@@ -48,13 +57,13 @@ class Batch:
         return 0 if given is None else given.shape[1]
 
     @property
-    def arguments(self) -> dict[str, Tensor]:
+    def arguments(self) -> dict[str, Tensor | Flag]:
         """What to call the model's forward with."""
         ids = {} if self.ids is None else {"input_ids": self.ids}
         # Positions that start again tell packed documents apart, unless a mask is given: without padding it says nothing else.
         says_nothing = self.keep is None or ("position_ids" in self.others and not self.is_padded)
         keep = {} if self.keep is None or says_nothing else {"attention_mask": self.keep.long()}
-        return {**ids, **keep, **self.others}
+        return {**ids, **keep, **self.others, **self.flags}
 
     def queries_kept(self, stack: str) -> Tensor | None:
         """Which queries of a stack of layers are no padding, [B, Tq]; None where all are."""
@@ -62,6 +71,11 @@ class Batch:
             keep = self.others.get("decoder_attention_mask")
             return None if keep is None or bool(keep.all()) else keep.bool()
         return self.keep if self.is_padded and stack in ("", "encoder", "text") else None
+
+
+def padding_of(keep: Tensor) -> Padding | None:
+    """The side on which padding stands in keep [B, T]; None without any."""
+    return None if bool(keep.all()) else "right" if is_right_padded(keep) else "left"
 
 
 def is_right_padded(keep: Tensor) -> bool:

@@ -29,7 +29,7 @@ def completed(batch: Batch, reads: Reads) -> Batch:
     given = batch.others.keys() & {"decoder_input_ids", "decoder_inputs_embeds"}
     if not reads.has_decoder or given:
         return batch
-    start = torch.full((_size(batch), 1), decoder_start(reads), device=reads.host.device)
+    start = torch.full((batch.rows, 1), decoder_start(reads), device=reads.host.device)
     return replace(batch, others={**batch.others, "decoder_input_ids": start})
 
 
@@ -44,8 +44,8 @@ def check_decoder(batch: Batch, reads: Reads) -> None:
         return
     if ids.ndim != 2 or not is_integer(ids):
         raise InputError(f"decoder_input_ids: expected integers of shape [B, T], got {kind_of(ids)}")
-    if len(ids) != _size(batch):
-        raise InputError(f"decoder_input_ids: expected {_size(batch)} rows, as many as inputs, got {len(ids)}")
+    if len(ids) != batch.rows:
+        raise InputError(f"decoder_input_ids: expected {batch.rows} rows, as many as inputs, got {len(ids)}")
     check_ids(list(ids), reads.decoder_vocabulary, of="the decoder's input")
     context = reads.decoder_context
     if context is not None and ids.shape[1] > context:
@@ -85,8 +85,8 @@ def with_decoder(
     rows = rows_of(inputs, tokenizer, special, add_generation_prompt=False, as_target=True)
     rows = [_shifted(row, tokenizer, decoder_start(reads)) if isinstance(row, Encoded) else row for row in rows]
     ids, keep, tokens = padded(rows, tokenizer, reads.decoder_vocabulary, "right", of="the decoder's input")
-    if len(ids) != _size(batch):
-        raise InputError(f"decoder: expected as many texts or rows of ids as inputs, {_size(batch)}, got {len(ids)}")
+    if len(ids) != batch.rows:
+        raise InputError(f"decoder: expected as many texts or rows of ids as inputs, {batch.rows}, got {len(ids)}")
     others = {**batch.others, "decoder_input_ids": reads.moved(ids)}
     if not bool(keep.all()):
         others["decoder_attention_mask"] = reads.moved(keep.long())
@@ -101,11 +101,3 @@ def _shifted(text: Encoded, tokenizer: PreTrainedTokenizerBase | None, start: in
     if ids[0] != start:
         ids, spans = [start, *ids], np.concatenate([np.full((1, 2), NOWHERE), spans])
     return Encoded(ids, spans, text.text)
-
-
-def _size(batch: Batch) -> int:
-    """Sequences of the encoder's input."""
-    if batch.ids is not None:
-        return batch.ids.shape[0]
-    others = {name: value for name, value in batch.others.items() if not name.startswith("decoder_")}
-    return next(iter(others.values())).shape[0] if others else batch.others["decoder_input_ids"].shape[0]

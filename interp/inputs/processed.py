@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.inputs.batch import Batch
+from interp.inputs.batch import Batch, Flag
 from interp.inputs.reads import DIMENSIONS, Reads
 
 
@@ -18,18 +18,24 @@ def from_mapping(inputs: Mapping[str, Any], reads: Reads) -> Batch:
     """The batch of a forward's arguments by name; None among them is left out.
 
     Raises:
-        InputError: a name that the model does not take, something else than a tensor, NaN or images that do not fit.
+        InputError: a name that the model does not take, something else than a tensor or a flag of the forward's, NaN or images
+            that do not fit.
     """
     if "role" in inputs:
         raise InputError("inputs: a chat is a list of messages; give [{'role': ..., 'content': ...}]")
-    given = {str(name): _tensor(str(name), value) for name, value in inputs.items() if value is not None}
+    by_name = {str(name): value for name, value in inputs.items() if value is not None}
+    flags = {name: flag for name, value in by_name.items() if (flag := _flag(name, value, reads)) is not None}
+    given = {name: _tensor(name, value) for name, value in by_name.items() if name not in flags}
     if not given:
-        raise InputError("inputs: expected arguments of the model's forward by name, got an empty mapping")
+        raise InputError(
+            "inputs: expected arguments of the model's forward by name, got "
+            + (f"no tensor but {', '.join(flags)} alone" if flags else "an empty mapping")
+        )
     kinds = given.get("token_type_ids")
     if kinds is not None and not reads.takes("token_type_ids") and not bool(kinds.any()):
         # Many tokenizers return them for every model; of one segment alone they say nothing.
         del given["token_type_ids"]
-    reads.check_names(given)
+    reads.check_names([*given, *flags])
     counted = {"input_ids", "attention_mask", *DIMENSIONS}
     if "input_ids" in given:  # images beside texts are as many as they are, or cut into patches and packed
         counted.discard("pixel_values")
@@ -38,7 +44,7 @@ def from_mapping(inputs: Mapping[str, Any], reads: Reads) -> Batch:
         raise InputError(f"inputs: expected the same batch in all of them, got {sizes}")
     others = {name: reads.moved(value) for name, value in given.items()}
     for name, value in others.items():
-        reads.check_values(name, value)
+        reads.check_values(name, value, any_size=bool(flags.get("interpolate_pos_encoding")))
     _check_integers(others)
     ids, keep = others.pop("input_ids", None), others.pop("attention_mask", None)
     if ids is None:
@@ -49,7 +55,7 @@ def from_mapping(inputs: Mapping[str, Any], reads: Reads) -> Batch:
                     "attention_mask: padding beside inputs_embeds is not told apart from tokens; give input_ids, or sequences "
                     "of one length without padding"
                 )
-        return Batch(None, None, others)
+        return Batch(None, None, others, flags=flags)
     if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise InputError(f"input_ids: expected integers of shape [B, T], got {ids.dtype} {list(ids.shape)}")
     if keep is not None and "position_ids" in others:
@@ -60,7 +66,7 @@ def from_mapping(inputs: Mapping[str, Any], reads: Reads) -> Batch:
         raise InputError(
             f"attention_mask: expected 0/1 of shape {list(ids.shape)} as input_ids, got {list(keep.shape)}"
         )
-    return Batch(ids.long(), keep.bool(), others)
+    return Batch(ids.long(), keep.bool(), others, flags=flags)
 
 
 def _check_integers(given: Mapping[str, Tensor]) -> None:
@@ -95,6 +101,12 @@ def from_floats(values: Tensor, reads: Reads) -> Batch:
             f"{name}: expected floats of shape {axes.get(name, '[B, T] or [T]')}, got {list(values.shape)}"
         )
     return from_mapping({name: values}, reads)
+
+
+def _flag(name: str, value: Any, reads: Reads) -> Flag | None:
+    """``value`` where it is a bool, a number or a word for an argument that may be one, else None."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, Flag) and reads.takes_flag(name) else None
 
 
 def _tensor(name: str, value: Any) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +26,17 @@ UNUSED = {
     "labels": "a capture computes no loss; leave labels out (for a decoder's text there is decoder=)",
     "encoder_outputs": "a capture runs the encoder too; give its input_ids or features",
     "past_key_values": "a capture runs the whole input; leave the cache out",
+    "use_cache": "a run of interp keeps no cache; leave it out",
+    "return_dict": "what is returned is read by name; leave it out",
+    "output_attentions": "no run of interp builds maps; ask for probes, or take the lazy maps of model.maps",
 }
 
-LIBRARIES = {"transformers", "torch", "transformer_lens"}
+FLAGS = re.compile(r"\b(bool|int|float|str)\b")
+"""In the annotation of an argument: it may be no tensor."""
 
+LIBRARIES = {"transformers", "torch", "transformer_lens", "transformers_modules"}
+"""Top-level modules of a model's code; of a repository's own code transformers makes the last."""
+OWN = {"interp", "interp_kernels"}
 SHAPES = re.compile(r"size|shape|dimension|channel", re.IGNORECASE)
 """Of torch's RuntimeErrors, those that speak of what was given."""
 
@@ -57,6 +65,17 @@ class Reads:
 
     def takes(self, name: str) -> bool:
         return self.names is None or name in self.names
+
+    def takes_flag(self, name: str) -> bool:
+        """Whether an argument may be a bool, a number or a word, as far as the forward, or a part of the model, says of it."""
+        if name in UNUSED:
+            return True  # to be refused with the reason
+        parts = (module for module in self.host.inner.modules() if isinstance(module, PreTrainedModel))
+        for owner in (self.host.inner, *parts):
+            parameter = inspect.signature(owner.forward).parameters.get(name)
+            if parameter is not None:
+                return FLAGS.search(str(parameter.annotation)) is not None
+        return False
 
     @property
     def has_decoder(self) -> bool:
@@ -111,11 +130,11 @@ class Reads:
                 raise InputError(f"inputs[{name!r}]: {UNUSED[name]}")
             if self.names is None or name in self.names or (self._passes_on and name in self._of_parts):
                 continue
-            known = sorted(self.names - UNUSED.keys() - {"use_cache"})
+            known = sorted(self.names - UNUSED.keys())
             raise InputError(f"inputs[{name!r}]: {self.name} takes no {name}; {nearest(name, known)}")
 
-    def check_values(self, name: str, value: Tensor) -> None:
-        """Refuse floats that are not finite, and images of another shape than the model's.
+    def check_values(self, name: str, value: Tensor, *, any_size: bool = False) -> None:
+        """Refuse floats that are not finite, and images of another shape than the model's; of another size but if ``any_size``.
 
         Raises:
             InputError: such a value.
@@ -124,10 +143,10 @@ class Reads:
             kind = "NaN" if bool(value.isnan().any()) else "infinity"
             raise InputError(f"{name} holds {kind}; check what the processor was given")
         if name == "pixel_values":
-            self._check_pixels(value)
+            self._check_pixels(value, any_size=any_size)
 
     @contextmanager
-    def named_in_refusals(self, arguments: Mapping[str, Tensor], has_begun: Callable[[], bool]) -> Iterator[None]:
+    def named_in_refusals(self, arguments: Mapping[str, Any], has_begun: Callable[[], bool]) -> Iterator[None]:
         """What the model's own code refuses is an input that does not fit: before any layer attends, or for want of another.
 
         A hook of the user's, a probe and an edit raise what they raise.
@@ -144,14 +163,19 @@ class Reads:
             is_missing = "NoneType" in str(error) or "have to specify" in str(error)
             if not is_refusal or not _is_from_library(error) or (has_begun() and not is_missing):
                 raise
-            given = ", ".join(f"{name} {list(value.shape)}" for name, value in arguments.items())
-            takes = ", ".join(sorted((self.names or frozenset()) - UNUSED.keys() - {"use_cache"}))
+            given = ", ".join(
+                f"{name} {list(value.shape) if isinstance(value, Tensor) else value}"
+                for name, value in arguments.items()
+            )
+            takes = ", ".join(sorted((self.names or frozenset()) - UNUSED.keys()))
             raise InputError(
                 f"{self.name} cannot {'go on' if has_begun() else 'begin'} with these inputs ({given}): "
-                f"{str(error).splitlines()[0]}" + (f"; its forward takes {takes}" if takes else "")
+                f"{str(error).splitlines()[0]}"
+                + (f"; its forward takes {takes}" if takes else "")
+                + self._towers(arguments)
             ) from error
 
-    def _check_pixels(self, value: Tensor) -> None:
+    def _check_pixels(self, value: Tensor, *, any_size: bool) -> None:
         if not value.is_floating_point():
             raise InputError(
                 f"pixel_values: expected floats, scaled and normalised as the model's processor does it, got {value.dtype}"
@@ -168,11 +192,11 @@ class Reads:
                 f"pixel_values: {self.name} reads images of {channels} channels, [B, {channels}, height, width], "
                 f"got {list(value.shape)}"
             )
-        size = self._fixed_size
+        size = None if any_size else self._fixed_size
         if size is not None and tuple(value.shape[-2:]) != size:
             raise InputError(
                 f"pixel_values: {self.name} reads images of {size[0]} x {size[1]} pixels, got {value.shape[-2]} x "
-                f"{value.shape[-1]}; resize them with its processor"
+                f"{value.shape[-1]}; resize them with its processor, or give interpolate_pos_encoding=True beside them"
             )
 
     @cached_property
@@ -187,6 +211,20 @@ class Reads:
             if isinstance(size, tuple | list) and len(size) == 2:
                 return int(size[0]), int(size[1])
         return None
+
+    def _towers(self, arguments: Mapping[str, Any]) -> str:
+        """What to do where one of two towers side by side was given nothing to read: give it, or load the other alone."""
+        beside = [name for name in ("input_ids", *DIMENSIONS) if self.names and name in self.names]
+        missing = [name for name in beside if name not in arguments]
+        alone = [
+            name
+            for name, part in self.host.inner.named_children()
+            if isinstance(part, PreTrainedModel) and part.main_input_name in arguments
+        ]
+        if len(beside) < 2 or not missing or not alone:
+            return ""
+        tower = f"interp.load(model.model.{alone[0]})"
+        return f"; give {' and '.join(missing)} too, or load the tower that reads what there is, {tower}"
 
     @property
     def _passes_on(self) -> bool:
@@ -206,7 +244,11 @@ def _named(model: Any) -> list[str]:
 
 
 def _is_from_library(error: BaseException) -> bool:
-    """Whether the error was raised in the code of transformers, torch or TransformerLens."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    module = str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""
-    return module.split(".")[0] in LIBRARIES
+    """Whether the model's own code raised the error: from its forward on, no frame is of somebody's hook or edit."""
+    tops = [
+        str(frame.f_globals.get("__name__", "")).split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    first = next((n for n, top in enumerate(tops) if top in LIBRARIES), None)
+    if first is None or tops[-1] not in LIBRARIES:
+        return False
+    return all(top in LIBRARIES or top in OWN or top in sys.stdlib_module_names for top in tops[first:])

@@ -15,6 +15,7 @@ from interp.inputs.batch import Padding
 from interp.inputs.chat import Message, conversations_of, written_out
 from interp.inputs.textfile import read_text
 from interp.inputs.tokens import Encoded, TokenRow, encoded, token_row
+from interp_kernels.integers import whole_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,14 +25,14 @@ Inputs = (
     | Path
     | Sequence[str]
     | Sequence[int]
-    | Sequence[Sequence[int]]
+    | Sequence[Sequence[int] | Tensor | np.ndarray]
     | Sequence[Message]
     | Sequence[Sequence[Message]]
     | Tensor
     | np.ndarray
     | Mapping[str, Any]
 )
-"""One text, several texts, a text file, one list of token ids, several lists, or integers [T] or [B, T]; a chat, or several.
+"""One text, several texts, a text file, token ids (a list or integers [T]; several such, or integers [B, T]); a chat, or several.
 
 Or what a processor or tokenizer of transformers returns: the arguments of the model's forward by name (``input_ids``,
 ``attention_mask``, ``pixel_values``, ``decoder_input_ids``, ...). Or, for a model of images or sound, floats: [C, H, W] or
@@ -66,11 +67,15 @@ def rows_of(
         return [encoded(text, tokenizer, special=False) for text in texts]
     if all(isinstance(item, str) for item in inputs):
         return [encoded(str(item), tokenizer, special=special, as_target=as_target) for item in inputs]
-    if all(isinstance(item, int) and not isinstance(item, bool) for item in inputs):
-        return [_ids(inputs)]
-    if all(isinstance(item, Sequence) and all(type(i) is int for i in item) for item in inputs):
-        return [_ids(item) for item in inputs]
-    raise InputError("inputs: expected a text, texts, or token ids (integers), got a mixture or other values")
+    one = whole_numbers(inputs)
+    if one is not None:
+        return [_ids(one)]
+    each = [whole_numbers(item) for item in inputs]
+    if None not in each:
+        return [_ids(item) for item in each if item is not None]
+    raise InputError(
+        "inputs: expected a text, texts, or token ids (integers: one sequence of them, or several), got a mixture or other values"
+    )
 
 
 def _ids(ids: Sequence[int]) -> Tensor:

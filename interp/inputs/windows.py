@@ -21,6 +21,7 @@ from interp.inputs.reads import Reads
 from interp.inputs.rows import check_ids
 from interp.inputs.textfile import read_text
 from interp.inputs.tokens import NOWHERE, Encoded, encoded, special_around, token_row
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     from interp.captures.capture import Capture
@@ -172,14 +173,15 @@ def windows(
     if length is None:
         length = room(reads) or model.shape.context or LONGEST
     around = len(before) + len(after)
-    if type(length) is not int or length <= around:
+    positions = whole(length)
+    if positions is None or positions <= around:
         raise InputError(
             f"length: expected an integer above {around} (the special tokens of each window), got {length!r}"
         )
-    model.check_length(length, beyond_context=beyond_context)
-    size = length - around
-    stride = size if stride is None else stride
-    if type(stride) is not int or not 1 <= stride <= size:
+    model.check_length(positions, beyond_context=beyond_context)
+    size = positions - around
+    step = size if stride is None else whole(stride)
+    if step is None or not 1 <= step <= size:
         raise InputError(
             f"stride: expected an integer from 1 to {size} (the text's tokens in a window; above, some would be in none), "
             f"got {stride!r}"
@@ -187,4 +189,4 @@ def windows(
     made: Encoded = encoded(read_text(text) if isinstance(text, Path) else text, model.tokenizer, special=False)
     ids = torch.tensor(made.ids)
     check_ids([ids], model.shape.vocabulary, [True])
-    return Windows(model, made.text, ids, made.spans, before, after, size, stride, beyond_context)
+    return Windows(model, made.text, ids, made.spans, before, after, size, step, beyond_context)

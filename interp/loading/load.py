@@ -38,8 +38,8 @@ def load(
     source: str | Path | nn.Module,
     *,
     revision: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     tokenizer: PreTrainedTokenizerBase | None = None,
     trust_remote_code: bool = False,
 ) -> HookedModel:
@@ -54,9 +54,9 @@ def load(
             transformers model object (also one that torch.compile has wrapped) or a TransformerBridge of TransformerLens,
             which is used as it is: neither moved, copied nor changed.
         revision: branch, tag or commit of a hub name. ``HookedModel.revision`` is the commit that it stood for.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". Not for model objects.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps", or a torch.device. Not for model objects.
         dtype: "auto" (the checkpoint's on a GPU; float32 on a CPU, where half precision is slower), or "float32",
-            "float16", "bfloat16", "float64". Not for model objects.
+            "float16", "bfloat16", "float64", or a torch.dtype. Not for model objects.
         tokenizer: to use instead of the model's own; transformers model objects come without one.
         trust_remote_code: run Python code that the folder or repository brings, if it needs it. Read it first.
 
@@ -64,8 +64,9 @@ def load(
         InputError: no such model, a folder without weights, an architecture whose attention cannot be hooked, weights that
             are quantised or on several devices, code of its own that was not allowed.
     """
+    _check_arguments(revision, tokenizer, trust_remote_code)
     if isinstance(source, nn.Module):
-        if (device, dtype, revision) != ("auto", "auto", None):
+        if (str(device), str(dtype), revision) != ("auto", "auto", None):
             raise InputError(
                 "device, dtype and revision are for models that interp loads; move the model object yourself"
             )
@@ -100,6 +101,18 @@ def load(
     return HookedModel(TransformersHost(model), tokenizer or folder.tokenizer(), folder.name, folder.commit)
 
 
+def _check_arguments(revision: Any, tokenizer: Any, trust_remote_code: Any) -> None:
+    if revision is not None and not isinstance(revision, str):
+        raise InputError(f"revision: expected a branch, tag or commit as a string, got {revision!r}")
+    if tokenizer is not None and not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
+        raise InputError(
+            f"tokenizer: expected a tokenizer of transformers, got {tokenizer!r:.60}; "
+            "transformers.AutoTokenizer.from_pretrained(name or folder) gives one"
+        )
+    if not isinstance(trust_remote_code, bool):
+        raise InputError(f"trust_remote_code: expected True or False, got {trust_remote_code!r}")
+
+
 def _folder(
     source: str | Path, revision: str | None, trust_remote_code: bool, wants_tokenizer: bool
 ) -> tuple[ModelFolder, HubModel | None]:
@@ -132,23 +145,24 @@ def check_config(config: PreTrainedConfig) -> None:
     check_config_support(config, _concrete_class(config, _model_class(config)))
 
 
-def _device(device: str) -> torch.device:
-    if device == "auto":
+def _device(device: str | torch.device) -> torch.device:
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return chosen
 
 
-def _dtype(dtype: str) -> torch.dtype | None:
-    if dtype == "auto":
+def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    if isinstance(dtype, str) and dtype == "auto":
         return None
-    if dtype not in DTYPES:
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
         raise InputError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {dtype!r}")
-    return DTYPES[dtype]
+    return found
 
 
 def _looks_like_path(source: str) -> bool:

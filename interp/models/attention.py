@@ -64,6 +64,13 @@ class Recording:
     def __post_init__(self) -> None:
         self.edits = (*edits_on(self.layers), *self.edits)
 
+    @classmethod
+    def plain(cls, layers: LayersOf, edits: Sequence[Edit], seen: Sequence[LayerKey] = ()) -> Recording:
+        """Of runs that report nowhere, with these edits alone; ``seen``: the layers that have attended already."""
+        recording = cls(layers, lambda call: (), lambda call, attended: None, seen=list(seen), is_standing=True)
+        recording.edits = tuple(edits)
+        return recording
+
     def layer_of(self, module: nn.Module) -> AttentionLayer:
         """The layer whose turn it is in ``module``.
 
@@ -97,7 +104,7 @@ def attention_forward(
         return _recorded(recording, module, query, key, value, attention_mask, **options)
     if isinstance(attention_mask, Mask):
         # Made for another model with the same configuration object, which this thread records.
-        plain = Recording({module: (AttentionLayer("", 0, "", None),)}, lambda _: (), lambda *_: None)
+        plain = Recording.plain({module: (AttentionLayer("", 0, "", None),)}, ())
         return _recorded(plain, module, query, key, value, attention_mask, **options)
     return own_attention(module)(module, query, key, value, attention_mask, **options)
 

@@ -39,6 +39,11 @@ class AttentionCall:
             return self.first_key + self.mask.offset
         return 0 if self.layer.stack == "cross" else self.first_key + self.k.shape[2] - self.q.shape[2]
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Queries and keys, (Tq, Tk)."""
+        return self.q.shape[2], self.k.shape[2]
+
     def attend(self, probes: Sequence[Probe] = ()) -> Attended:
         return attend(
             self.q,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 
 from interp.errors import InputError
 from interp.models.layers import LayerKey, LayersOf
 from interp.naming import named_layers
+from interp_kernels.integers import whole
 
 Head = tuple[LayerKey, int]
 """(layer, query head), both counted from 0."""
@@ -50,12 +50,21 @@ def parse_heads(specs: HeadSpec | Iterable[HeadSpec], layers: HeadCounts) -> dic
         InputError: none is named, or one cannot be read or does not exist; see ``parse_head``.
     """
     found: defaultdict[LayerKey, set[int]] = defaultdict(set)
-    for spec in _each(specs):
-        layer, head = parse_head(spec, layers)
+    for layer, head in ordered_heads(specs, layers):
         found[layer].add(head)
+    return {layer: tuple(sorted(found[layer])) for layer in layers if layer in found}
+
+
+def ordered_heads(specs: HeadSpec | Iterable[HeadSpec], layers: HeadCounts) -> list[Head]:
+    """The heads that are named, in the order in which they are, each once. One head may stand alone.
+
+    Raises:
+        InputError: none is named, or one cannot be read or does not exist; see ``parse_head``.
+    """
+    found = list(dict.fromkeys(parse_head(spec, layers) for spec in _each(specs)))
     if not found:
         raise InputError("heads: expected at least one head such as 'L5H1' or (5, 1), got none")
-    return {layer: tuple(sorted(found[layer])) for layer in layers if layer in found}
+    return found
 
 
 def _each(specs: HeadSpec | Iterable[HeadSpec]) -> list[HeadSpec]:
@@ -64,7 +73,11 @@ def _each(specs: HeadSpec | Iterable[HeadSpec]) -> list[HeadSpec]:
     if not isinstance(specs, Iterable):
         raise InputError(f"heads: expected heads such as ['L5H1', (5, 1), '5.1'], got {specs!r:.60}")
     listed = list(specs)
-    is_pair = len(listed) == 2 and isinstance(listed[1], Integral) and isinstance(listed[0], Integral | str)
+    is_pair = (
+        len(listed) == 2
+        and whole(listed[1]) is not None
+        and (isinstance(listed[0], str) or whole(listed[0]) is not None)
+    )
     return [(listed[0], listed[1])] if is_pair else listed  # pyright: ignore[reportReturnType]
 
 
@@ -74,13 +87,12 @@ def _read(spec: HeadSpec) -> Head:
         if match:
             number = int(match["number"])
             return (f"{match['stack']}.{number}" if match["stack"] else number), int(match["head"])
-    elif isinstance(spec, Sequence) and len(spec) == 2:
-        layer, head = spec
-        whole = isinstance(head, Integral) and not isinstance(head, bool | str) and int(head) >= 0
-        if whole and isinstance(layer, str):
-            return layer, int(head)
-        if whole and isinstance(layer, Integral) and not isinstance(layer, bool):
-            return int(layer), int(head)
+    elif isinstance(spec, Sequence) or getattr(spec, "ndim", 0) == 1:
+        parts = list(spec)
+        if len(parts) == 2:
+            layer, head = parts[0] if isinstance(parts[0], str) else whole(parts[0]), whole(parts[1])
+            if layer is not None and head is not None and head >= 0:
+                return layer, head
     raise InputError(
         f"head {spec!r}: expected a layer and a head counted from 0, such as 'L5H1', '5.1' or (5, 1), "
         "or 'encoder.L3H1', 'encoder.3.1', ('encoder.3', 1) in a model with several stacks"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +25,7 @@ from interp.models.shape import ModelShape
 from interp.naming import named_layers
 from interp.versions import versions
 from interp_kernels import AttentionMap, Probe
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -88,7 +88,8 @@ class HookedModel:
         """The model's own output on ``inputs``, through its own attention, as transformers returns it."""
         batch = self.checked(inputs, beyond_context=False)
         options = {"use_cache": False} if hasattr(self.host.config, "use_cache") else {}
-        return self.host.inner(**batch.arguments, **options)
+        with Reads(self.host).named_in_refusals(batch.arguments, lambda: False):
+            return self.host.inner(**batch.arguments, **options)
 
     def batch(
         self,
@@ -323,14 +324,14 @@ class HookedModel:
             return set(known)
         if not isinstance(layers, Iterable) or isinstance(layers, str):
             raise InputError(f"layers: expected layers such as [0, 1] or ['encoder.0'], got {layers!r}")
-        # True is no layer, though it equals 1.
-        wanted = [
-            int(layer) if isinstance(layer, Integral) and not isinstance(layer, bool) else layer for layer in layers
-        ]
-        for layer in wanted:
-            if not isinstance(layer, int | str) or isinstance(layer, bool) or layer not in known:
-                raise InputError(f"layer {layer!r} does not exist: {self.name} has layers {named_layers(known)}")
-        return set(wanted)
+        wanted: set[LayerKey] = set()
+        for given in layers:
+            # True is no layer, though it equals 1.
+            layer = given if isinstance(given, str) else whole(given)
+            if layer is None or layer not in known:
+                raise InputError(f"layer {given!r} does not exist: {self.name} has layers {named_layers(known)}")
+            wanted.add(layer)
+        return wanted
 
     def run(
         self,

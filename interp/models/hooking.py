@@ -81,6 +81,11 @@ def is_recording() -> bool:
     return bool(_thread.recordings)
 
 
+def standing_recordings() -> list[Recording]:
+    """Those of this thread that outlive a run."""
+    return [recording for _, recording in _thread.recordings if recording.is_standing]
+
+
 def recording_of(module: nn.Module) -> Recording | None:
     """This thread's innermost recording of the model that ``module`` is in, None where it records no such model.
 

@@ -57,7 +57,7 @@ class Host(Protocol):
         """While it lasts, the model's attention reports to ``recording``; then the model is as before."""
         ...
 
-    def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
+    def forward(self, arguments: Mapping[str, Any], *, logits: bool) -> Tensor:
         """One forward run: the logits, or the last hidden state without computing them."""
         ...
 
@@ -111,7 +111,7 @@ class TransformersHost:
                 f"({error}); choose another architecture, or inputs that do not need it"
             ) from error
 
-    def forward(self, arguments: Mapping[str, Tensor], *, logits: bool) -> Tensor:
+    def forward(self, arguments: Mapping[str, Any], *, logits: bool) -> Tensor:
         model = self.model if logits else self._without_head()
         options = {"use_cache": False} if hasattr(self.config, "use_cache") else {}
         output = model(**arguments, **options)

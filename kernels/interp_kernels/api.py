@@ -16,6 +16,7 @@ from interp_kernels import probes as P
 from interp_kernels.backends import BACKENDS, triton
 from interp_kernels.class_bias import ClassBias
 from interp_kernels.differentiable import run_with_gradients
+from interp_kernels.integers import whole, whole_numbers
 from interp_kernels.library import run_in_graph
 from interp_kernels.map import AttentionMap
 from interp_kernels.mask import Mask, describe
@@ -36,6 +37,14 @@ PROBES = (
     P.Received,
     P.Pooled,
 )
+TENSORS_OF: dict[type[P.Probe], tuple[tuple[str, bool], ...]] = {
+    P.KeyMass: (("weights", False),),
+    P.LabelMatch: (("query_labels", False), ("key_labels", False)),
+    P.Received: (("weights", True),),
+}
+"""The tensors of each probe, by field, and whether it does without."""
+LARGEST = 1 << 62
+"""Of distances: what int64 holds, with room to count on."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -112,7 +121,7 @@ def attend(
         ValueError: an argument does not fit; the message names it, what was expected and what came.
     """
     ops = _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, class_bias)
-    chosen = tuple(_checked_probe(probe, ops) for probe in probes)
+    chosen = tuple(_fitting_probe(probe, ops) for probe in probes)
     labels = [label for probe in chosen for label in probe.labels]
     if len(set(labels)) < len(labels):
         twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -239,29 +248,68 @@ def _checked_class_bias(
     return values[(None,) * (4 - values.ndim)], classes[(None,) * (3 - classes.ndim)]
 
 
-def _checked_probe(probe: P.Probe, ops: Operands) -> P.Probe:
-    if type(probe) not in PROBES:
-        raise ValueError(f"probes: expected instances of Entropy, Peak, KeyMass, ..., got {describe(probe)}")
+def _fitting_probe(probe: P.Probe, ops: Operands) -> P.Probe:
+    _check_kind(probe)
+    _check_probe_tensors(probe, f"{type(probe).__name__}.", ops)
+    return checked_probe(probe)
+
+
+def checked_probe(probe: P.Probe) -> P.Probe:
+    """``probe`` with its numbers as plain ints, if it can be measured on operands that its tensors fit.
+
+    Under torch.compile the values of tensors are not checked.
+
+    Raises:
+        ValueError: an argument of it is wrong whatever the operands; the message names it.
+    """
+    _check_kind(probe)
     where = f"{type(probe).__name__}."
+    if probe.name is not None and not (isinstance(probe.name, str) and probe.name.strip()):
+        raise ValueError(
+            f"{where}name: expected a string that is not empty, or None for the default, got {probe.name!r}"
+        )
     if probe.reduce not in ("none", "mean"):
         raise ValueError(f"{where}reduce: expected 'none' or 'mean', got {probe.reduce!r}")
     if probe.reduce != "none" and isinstance(probe, P.Received | P.Pooled):
         each, use = ("key", "weights= or queries=") if isinstance(probe, P.Received) else ("square", "queries=")
         raise ValueError(f"{where}reduce: it has a value per {each} and no query axis to average; use {use}")
-    _check_probe_tensors(probe, where, ops)
+    for field, is_optional in TENSORS_OF.get(type(probe), ()):
+        _check_values(f"{where}{field}", getattr(probe, field), is_optional=is_optional)
     if isinstance(probe, P.OffsetMass):
         return replace(probe, offsets=_checked_offsets(f"{where}offsets", probe.offsets))
     if isinstance(probe, P.DistanceHistogram):
         return replace(probe, edges=_checked_edges(f"{where}edges", probe.edges))
     if isinstance(probe, P.Distance) and probe.window is not None:
-        _check_count(f"{where}window", probe.window, "None or an integer")
+        return replace(probe, window=_checked_count(f"{where}window", probe.window, "None or an integer"))
     if isinstance(probe, P.TopK):
-        _check_count(f"{where}k", probe.k)
+        return replace(probe, k=_checked_count(f"{where}k", probe.k))
     if isinstance(probe, P.Pooled):
-        _check_count(f"{where}block", probe.block)
         if probe.op not in ("mean", "max"):
             raise ValueError(f"{where}op: expected 'mean' or 'max', got {probe.op!r}")
+        return replace(probe, block=_checked_count(f"{where}block", probe.block))
     return probe
+
+
+def _check_kind(probe: P.Probe) -> None:
+    if type(probe) not in PROBES:
+        raise ValueError(f"probes: expected instances of Entropy, Peak, KeyMass, ..., got {describe(probe)}")
+
+
+def _check_values(name: str, x: Tensor | None, *, is_optional: bool) -> None:
+    """Refuse what is no tensor, and one with NaN or infinity in it, which would make NaN of every sum."""
+    if x is None and is_optional:
+        return
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: expected a tensor, got {describe(x)}")
+    # A branch on the values would break the graph of torch.compile.
+    if torch.compiler.is_compiling() or not x.is_floating_point() or x.numel() == 0:
+        return
+    # NaN is the least and the largest of numbers here; what an expanded tensor repeats is looked at once.
+    ends = torch.stack(torch.aminmax(x[tuple(slice(None) if step else slice(1) for step in x.stride())]))
+    if bool(ends.isfinite().all()):
+        return
+    kind = "NaN" if bool(ends.isnan().any()) else "infinity"
+    raise ValueError(f"{name}: expected finite numbers, got {kind} in a tensor of shape {list(x.shape)}")
 
 
 def _check_probe_tensors(probe: P.Probe, where: str, ops: Operands) -> None:
@@ -279,26 +327,33 @@ def _check_probe_tensors(probe: P.Probe, where: str, ops: Operands) -> None:
 
 
 def _checked_offsets(name: str, offsets) -> tuple[int, ...]:
-    if not isinstance(offsets, tuple | list) or not offsets or not all(type(d) is int for d in offsets):
+    found = whole_numbers(offsets)
+    if not found:
         raise ValueError(f"{name}: expected a non-empty tuple of integers, got {offsets!r}")
-    return tuple(offsets)
+    if max(map(abs, found)) > LARGEST:
+        raise ValueError(f"{name}: expected integers from -2^62 to 2^62, got {offsets!r}")
+    return tuple(found)
 
 
-def _check_count(name: str, value, expected: str = "an integer") -> None:
-    if type(value) is not int or value < 1:
+def _checked_count(name: str, value, expected: str = "an integer") -> int:
+    count = whole(value)
+    if count is None or count < 1:
         raise ValueError(f"{name}: expected {expected} of at least 1, got {value!r}")
+    return count
 
 
 def _checked_edges(name: str, edges) -> tuple[float, ...]:
-    given = tuple(edges) if isinstance(edges, tuple | list) else ()
-    finite = given[:-1] if given[-1:] == (math.inf,) else given
-    are_whole = all(type(edge) is int and 0 <= edge <= 1 << 62 for edge in finite)
-    if len(given) < 2 or not are_whole or not all(a < b for a, b in pairwise(given)):
+    given = [*edges] if isinstance(edges, tuple | list) or hasattr(edges, "tolist") else []
+    ends_open = bool(given) and isinstance(given[-1], float) and given[-1] == math.inf
+    finite = whole_numbers(given[:-1] if ends_open else given)
+    found = (*(finite or ()), *((math.inf,) if ends_open else ()))
+    are_whole = finite is not None and all(0 <= edge <= LARGEST for edge in finite)
+    if len(found) < 2 or not are_whole or not all(a < b for a, b in pairwise(found)):
         raise ValueError(
             f"{name}: expected two or more strictly increasing integers from 0 to 2^62, of which the last may be math.inf, "
             f"got {edges!r}"
         )
-    return given
+    return found
 
 
 def _check_tensor(name: str, x, shapes: Sequence[tuple[int | None, ...]], q: Tensor, kind: str = "a floating") -> None:

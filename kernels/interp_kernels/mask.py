@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from interp_kernels.integers import whole
 
 Predicate = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(batch index, query position, key index), broadcastable int64 tensors -> bool tensor of the broadcast shape."""
@@ -146,20 +147,21 @@ class Mask:
 
 
 def _checked_window(window: int | None) -> int | None:
-    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+    if window is None:
+        return None
+    found = whole(window)
+    if found is None or found < 1:
         raise ValueError(f"window: expected None or an integer of at least 1, got {window!r}")
-    return window
+    return found
 
 
 def _checked_offset(offset: int | None) -> int | None:
     if offset is None:
         return None
-    try:
-        if isinstance(offset, bool):
-            raise TypeError
-        return operator.index(offset)
-    except TypeError:
-        raise ValueError(f"offset: expected an integer, got {describe(offset)}") from None
+    found = whole(offset)
+    if found is None:
+        raise ValueError(f"offset: expected an integer, got {describe(offset)}")
+    return found
 
 
 def _both(a: Tensor | None, b: Tensor | None, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:

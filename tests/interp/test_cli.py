@@ -73,7 +73,8 @@ def test_a_model_without_tokenizer(command: Command, bare_folder: Path):
     # The folder is named after the model.
     (folder,) = Path("interp-scans").iterdir()
     assert folder.name.endswith("bare-llama")
-    assert ran.err.splitlines() == ["left out induction_text: it needs a text; give text= (--text)"]
+    left_out = [f"left out {name}: it needs a text; give text= (--text)" for name in ("induction_text", "copying")]
+    assert ran.err.splitlines() == left_out
     assert f"report: {folder / 'report.html'}" in ran.out
 
 

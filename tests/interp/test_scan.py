@@ -47,12 +47,12 @@ def scan(model: HookedModel, *detectors: str, **options: Any) -> interp.HeadScor
 
 
 def test_as_few_forward_runs_as_inputs(model: HookedModel, inputs: list[torch.Tensor]):
-    """Six detectors on three kinds of input; the model itself runs no more often than that."""
+    """Seven detectors on three kinds of input; the model itself runs no more often than that."""
     forwards = []
     handle = model.model.base_model.register_forward_hook(lambda *_: forwards.append(1))
     scores = scan(model, text=TEXT)
     handle.remove()
-    assert len(scores.detectors) == 6
+    assert len(scores.detectors) == 7
     assert sorted(tuple(ids.shape) for ids in inputs) == [(1, 151), (2, 64), (8, 101)]
     assert len(forwards) == 3
 
@@ -113,10 +113,12 @@ def test_a_text_without_special_tokens(own_model, inputs: list[torch.Tensor]):
 
 
 def test_standard_without_text_leaves_out_what_needs_one(model: HookedModel, bare: HookedModel):
-    assert scan(model).settings["left_out"] == {"induction_text": "it needs a text; give text= (--text)"}
+    assert scan(model).settings["left_out"] == dict.fromkeys(
+        ["induction_text", "copying"], "it needs a text; give text= (--text)"
+    )
     without = scan(bare, text=TEXT)
     reason = "it needs a text, and LlamaForCausalLM has no tokenizer"
-    assert without.settings["left_out"] == {"induction_text": reason}
+    assert without.settings["left_out"] == dict.fromkeys(["induction_text", "copying"], reason)
     assert "random tokens" in without.settings["inputs"]["previous_token"]
     assert without.settings["text_tokens"] is None
     assert interp.scan(model, ["standard"], progress=False).settings["left_out"]
@@ -136,7 +138,8 @@ def test_an_encoder(own_model, tokenizer, inputs: list[torch.Tensor]):
     scores = scan(encoder, text=TEXT)
     assert scores.detectors == ["previous_token", "current_token", "first_token_sink"]
     reason = "it is defined for heads that look back only, and BertModel sees both ways"
-    assert scores.settings["left_out"] == dict.fromkeys(["duplicate_token", "induction", "induction_text"], reason)
+    backward = ["duplicate_token", "induction", "induction_text", "copying"]
+    assert scores.settings["left_out"] == dict.fromkeys(backward, reason)
     inputs.clear()
     with pytest.raises(
         InputError, match="detector 'induction' cannot be run: it is defined for heads that look back only"

@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 pytest.importorskip("transformer_lens", reason="transformer-lens is not installed (the extra `lens`)")
 
-from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
-
 import interp
 from interp.errors import InputError
 from tests.interp.bridges.bridges import entropy_of, furthest, native, own_run
+from tests.interp.bridges.trained import trained_two_layer
 from tests.interp.tiny import token_ids
 
 SEQUENCES = 2000
@@ -40,21 +38,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def trained(shared_data: Path) -> Any:
-    weights = load_file(shared_data / "models" / "gbmi-induction-2l" / "model.safetensors")
-    made = native(
-        torch.float32,
-        d_model=64,
-        d_head=64,
-        n_heads=1,
-        n_ctx=8,
-        d_vocab=26,
-        attn_only=True,
-        normalization_type=None,
-        attention_dir="causal",
-        init_weights=False,
-    )
-    made.load_state_dict(convert_tl_checkpoint(weights, made.cfg), strict=True)
-    return made
+    return trained_two_layer(shared_data)
 
 
 @pytest.fixture(scope="module")

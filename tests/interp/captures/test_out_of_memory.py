@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import interp
 from interp.captures.memory import LayerSize, free_memory, is_out_of_memory, needs_of
 from interp.errors import InputError, RunError
 from interp.inputs.batch import Batch
-from tests.interp.tiny import ARCHITECTURES, HEADS, LAYERS, token_ids
+from interp.sizes import readable
+from tests.interp.tiny import ARCHITECTURES, HEADS, LAYERS, WIDTHS, token_ids
 
 IDS = token_ids((2, 40))
 CPU = torch.device("cpu")
@@ -52,6 +54,23 @@ def test_the_arithmetic_is_what_a_capture_holds(own_model, probe: interp.Probe, 
     assert needs.total == LAYERS * size
     stats = interp.load(own_model("llama")).capture(IDS, [probe]).stats
     assert sum(x.nbytes for layers in stats.values() for x in layers.values()) == needs.total
+
+
+@pytest.mark.parametrize(("free", "positions"), [(0.5, 1), (2, 5)])
+def test_results_of_a_tower_that_cannot_fit_are_refused(monkeypatch: pytest.MonkeyPatch, free: float, positions: int):
+    """An image has one position at least, which is known before the run, and 5 as its first layer tells."""
+    model = interp.load(transformers.ViTModel(transformers.ViTConfig(**WIDTHS, image_size=16, patch_size=8)).eval())
+    of_one = (4 + 8) * 1000 * LAYERS * HEADS * 2
+    monkeypatch.setattr("interp.captures.memory.free_memory", lambda device: int(free * of_one))
+    size = readable(of_one * positions)
+    with pytest.raises(InputError, match=rf"results need {size} \(top_k {size}; 2 layers, 2 inputs\), and cpu has"):
+        model.capture(torch.zeros(2, 3, 16, 16), [interp.TopK(1000)])
+
+
+def test_ranks_beyond_any_memory_are_refused_in_a_tower_too():
+    model = interp.load(transformers.ViTModel(transformers.ViTConfig(**WIDTHS, image_size=16, patch_size=8)).eval())
+    with pytest.raises(InputError, match=r"results need 192,000\.0 GB \(top_k"):
+        model.capture(torch.zeros(2, 3, 16, 16), [interp.TopK(10**12)])
 
 
 def test_results_that_cannot_fit_are_refused_before_the_run(own_model):

@@ -17,7 +17,7 @@ from interp.errors import InputError, RunError
 from interp.models.call import AttentionCall
 from interp.models.layers import AttentionLayer
 from interp_kernels import Mask
-from tests.interp.tiny import COMMON, WIDTHS, randomised, token_ids
+from tests.interp.tiny import ARCHITECTURES, COMMON, WIDTHS, randomised, token_ids
 
 IDS = token_ids((1, 10))
 
@@ -88,12 +88,91 @@ def test_a_source_padded_on_the_other_side_is_refused(own_model):
     edit = edits.patch("L0H0", source=right)
     with model.edited(edit):
         model.capture(texts, [])
-        with pytest.raises(InputError, match="source's padding stands in other columns"):
+        with pytest.raises(InputError, match="patch: source: its padding stands in other columns"):
             model.generate(texts, 2)
     left = model.capture(model.batch(texts, padding="left"), [], outputs=True)
     with model.edited(edits.patch("L0H0", source=left)):
         patched = model.generate(texts, 2, [])
     assert torch.equal(patched.ids, model.generate(texts, 2, []).ids)
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_contexts_may_end_in_any_order(own_model, first_out: int):
+    model = interp.load(own_model("llama"))
+    given = [edits.ablate("L0H0"), edits.uniform("L1H1")]
+    before, expected = logits(model.model), []
+    for edit in given:
+        with model.edited(edit):
+            expected.append(logits(model.model))
+    contexts = [model.edited(edit) for edit in given]
+    for context in contexts:
+        context.__enter__()
+    contexts[first_out].__exit__(None, None, None)
+    try:
+        assert torch.equal(logits(model.model), expected[1 - first_out])
+        captured = model.capture(IDS, [], logits=True)
+        assert torch.equal(captured.logits, expected[1 - first_out])
+        assert len(captured.facts["edits"]) == 1
+    finally:
+        contexts[1 - first_out].__exit__(None, None, None)
+    assert torch.equal(logits(model.model), before)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_maps_that_an_edited_run_cannot_return_are_refused(own_model, name: str):
+    model = own_model(name)
+    hooked = interp.load(model)
+    with hooked.edited(edits.ablate(layers=[0])):
+        with pytest.raises(
+            InputError, match=r"output_attentions: an edited run .* builds no maps .*HookedModel\.maps inside"
+        ):
+            model(input_ids=IDS, output_attentions=True)
+        model(input_ids=IDS, output_attentions=False)
+        assert hooked.maps(IDS).keys() == {0, 1}
+
+
+def test_a_configuration_that_asks_for_maps_is_refused_in_edited_runs_and_not_in_captures():
+    model = ARCHITECTURES["llama"].build(kernel="eager")
+    model.config.output_attentions = True
+    hooked = interp.load(model)
+    with hooked.edited(edits.ablate(layers=[0])):
+        with pytest.raises(InputError, match=r"^output_attentions: an edited run"):
+            model(input_ids=IDS)
+        hooked.capture(IDS)
+    assert len(model(input_ids=IDS).attentions) == 2
+
+
+def test_columns_of_sinks_found_in_a_batch_padded_on_the_other_side_are_refused(own_model):
+    model = interp.load(own_model("llama"))
+    texts = [[3, 4, 5], list(range(3, 13))]
+    left = model.batch(texts, padding="left")
+    found = {
+        side: edits.hidden_sinks(model, batch, threshold=0.2) for side, batch in (("right", texts), ("left", left))
+    }
+    with model.edited(edits.recalibrate(keys=found["right"])):
+        model.capture(texts, [])
+        for run in (lambda: model.generate(texts, 2), lambda: model.capture(left)):
+            with pytest.raises(InputError, match=r"recalibrate: keys\[0\]: its padding stands in other columns"):
+                run()
+    with model.edited(edits.recalibrate(keys=found["left"])):
+        model.generate(texts, 2)
+    whole = edits.hidden_sinks(model, token_ids((1, 10)), threshold=0.2)
+    with model.edited(edits.recalibrate(keys=whole)):  # one sequence for all stands beside padding
+        model.capture(texts, [])
+
+
+def test_means_of_columns_padded_on_the_other_side_are_refused(own_model):
+    model = interp.load(own_model("llama"))
+    texts = [[3, 4, 5], list(range(3, 13))]
+    left = model.batch(texts, padding="left")
+    reference = model.capture(texts, [], outputs=True)
+    with model.edited(edits.mean_ablate("L0H0", reference=reference, per_position=True)):
+        model.capture(texts, [])
+        said = r"mean_ablate: reference: it is padded on the right and the input on the left, .*padding='left'\)\), or leave"
+        with pytest.raises(InputError, match=said):
+            model.capture(left)
+    with model.edited(edits.mean_ablate("L0H0", reference=reference)):
+        model.capture(left)
 
 
 def test_several_heads_in_one_list(own_model):

@@ -42,6 +42,17 @@ def test_a_generation_that_cannot_fit_is_refused_before_it_begins(own_model):
     assert not ran
 
 
+@pytest.mark.parametrize("step", [0, 2])
+def test_probes_of_a_step_that_cannot_fit_are_refused_before_they_are_measured(own_model, step: int):
+    def probes(at: interp.Step) -> list[interp.TopK]:
+        return [interp.TopK(10**12 if at.number == step else 1)]
+
+    with pytest.raises(
+        InputError, match=r"results need 192,000\.0 GB \(top_k 192,000\.0 GB; 2 layers, 2 x 12 tokens\)"
+    ):
+        interp.load(own_model("llama")).generate(IDS, 4, probes, min_new_tokens=4)
+
+
 def test_running_out_of_memory_says_what_was_needed():
     model = ARCHITECTURES["llama"].build()
     model.model.layers[1].register_forward_hook(lambda *_: [torch.empty(10**15, dtype=torch.uint8), None][1])

@@ -23,6 +23,15 @@ def first_token_sink(a: Tensor, ids: list[int]) -> Tensor:
     return torch.stack([a[:, i, 0] for i in range(len(ids))]).sum(0) / len(ids)
 
 
+def hidden_sink(a: Tensor, ids: list[int]) -> Tensor:
+    """The largest column but the first, of those that at least 10 queries follow; each over the queries that see it."""
+    columns = []
+    for k in range(1, len(ids) - 10):
+        seen = [i for i in range(len(ids)) if float(a[:, i, k].max()) > 0]
+        columns.append(a[:, seen, k].sum(-1) / len(seen))
+    return torch.stack(columns).max(0).values
+
+
 def duplicate_token(a: Tensor, ids: list[int]) -> Tensor | None:
     """Mass on earlier copies, mean over the queries that have one."""
     found = []
@@ -50,9 +59,28 @@ def induction_text(a: Tensor, ids: list[int]) -> Tensor | None:
     return torch.stack(found).mean(0) if found else None
 
 
+def copying(a: Tensor, ids: list[int]) -> Tensor | None:
+    """Mass on tokens up to the query that equal the next token, mean over the queries that have one."""
+    found = []
+    for i in range(len(ids) - 1):
+        equal = [j for j in range(i + 1) if ids[j] == ids[i + 1]]
+        if equal:
+            found.append(a[:, i, equal].sum(-1))
+    return torch.stack(found).mean(0) if found else None
+
+
 ORACLES: dict[str, Callable[[Tensor, list[int]], Tensor | None]] = {
     each.__name__: each
-    for each in (previous_token, current_token, first_token_sink, duplicate_token, induction, induction_text)
+    for each in (
+        previous_token,
+        current_token,
+        first_token_sink,
+        hidden_sink,
+        duplicate_token,
+        induction,
+        induction_text,
+        copying,
+    )
 }
 
 

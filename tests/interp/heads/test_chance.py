@@ -25,7 +25,8 @@ def keys(i: int, window: int | None) -> int:
 
 def chance(name: str, own_model, text: str | None = None, tokenizer=None, window: int | None = None) -> dict:
     model = interp.load(own_model(name), tokenizer=tokenizer)
-    scores = interp.scan(model, text=text, window=window, samples=2, progress=False)
+    wanted = ["standard", "hidden_sink"] if model.shape.is_causal else "standard"
+    scores = interp.scan(model, wanted, text=text, window=window, samples=2, progress=False)
     return {detector: [row[0] for row in scores.grid(detector, "chance")] for detector in scores.detectors}
 
 
@@ -39,6 +40,8 @@ def test_random_tokens(name: str, own_model):
             "previous_token": mean([1 / keys(i, w) for i in range(1, CONTEXT)]),
             "current_token": mean([1 / keys(i, w) for i in range(CONTEXT)]),
             "first_token_sink": mean([1 / keys(i, w) if i < keys(i, w) else 0.0 for i in range(64)]),
+            # Of the columns that 10 queries follow: the second with full attention, those of shortest rows with a window.
+            "hidden_sink": max(mean([1 / keys(i, w) for i in range(k, min(64, k + (w or 64)))]) for k in range(1, 54)),
             # The earlier copy lies 50 positions back, what followed it 49: both out of a window of 7.
             "duplicate_token": 0.0 if w else mean([1 / (i + 1) for i in range(T - SPAN, T)]),
             "induction": 0.0 if w else mean([1 / (i + 1) for i in range(T - SPAN, T)]),

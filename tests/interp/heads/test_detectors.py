@@ -43,12 +43,12 @@ def spied(model: HookedModel, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 @pytest.fixture(scope="module", params=MODELS)
 def scanned(request, own_model, eager_model, tokenizer):
-    """A standard scan, and what it should have been: name -> (scores [S, L, H], chance [S, L]), from its own inputs."""
+    """A scan by all detectors with probes, and name -> (scores [S, L, H], chance [S, L]) as they should be."""
     name = request.param
     model = interp.load(own_model(name), tokenizer=tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         runs = spied(model, patch)
-        scores = interp.scan(model, text=TEXT, window=WINDOW, samples=5, progress=False)
+        scores = interp.scan(model, ["standard", "hidden_sink"], text=TEXT, window=WINDOW, samples=5, progress=False)
     expected = {detector: expectation(name, detector, runs, eager_model(name)) for detector in ORACLES}
     return scores, expected, runs
 
@@ -120,9 +120,9 @@ def test_forward_runs_are_shared(scanned):
     assert shapes == sorted(
         [
             # 200 tokens in windows of 69, and BOS; the last one has 62.
-            (2, 70, "previous_token", "current_token", "induction_text"),
-            (1, 63, "previous_token", "current_token", "induction_text"),
-            (3, 64, "first_token_sink"),
+            (2, 70, "previous_token", "current_token", "induction_text", "copying"),
+            (1, 63, "previous_token", "current_token", "induction_text", "copying"),
+            (3, 64, "first_token_sink", "hidden_sink"),
             # 34 tokens twice fit in 70 positions behind BOS.
             (5, 69, "duplicate_token", "induction"),
         ]

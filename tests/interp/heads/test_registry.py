@@ -11,11 +11,21 @@ import pytest
 import interp
 from interp.errors import InputError
 from interp.heads.detector import Detector, ProbeDetector, RunDetector
+from interp.heads.pattern import Pattern
 from interp.heads.registry import chosen
 
 BASES = (Detector, ProbeDetector, RunDetector)
-STANDARD = ["previous_token", "current_token", "duplicate_token", "induction", "induction_text", "first_token_sink"]
-NAMES = [*STANDARD, "lookback"]
+MADE_BY_USERS = (Pattern,)
+STANDARD = [
+    "previous_token",
+    "current_token",
+    "duplicate_token",
+    "induction",
+    "induction_text",
+    "copying",
+    "first_token_sink",
+]
+NAMES = [*STANDARD, "hidden_sink", "lookback", "retrieval", "ov_copying"]
 
 
 def test_names():
@@ -36,7 +46,8 @@ def test_each_says_what_it_is(name: str):
 
 def test_thresholds():
     found = {name: detector.threshold for name, detector in interp.detectors().items()}
-    assert found == dict.fromkeys(STANDARD, 0.4) | {"first_token_sink": 0.3, "lookback": 0.5}
+    others = {"first_token_sink": 0.3, "hidden_sink": 0.1, "lookback": 0.5, "retrieval": 0.1, "ov_copying": 0.5}
+    assert found == dict.fromkeys(STANDARD, 0.4) | others
 
 
 def test_every_detector_of_the_folder_is_registered():
@@ -47,7 +58,7 @@ def test_every_detector_of_the_folder_is_registered():
     for file in Path(folder.__path__[0]).glob("*.py"):
         module = importlib.import_module(f"interp.heads.{file.stem}")
         for thing in vars(module).values():
-            if isinstance(thing, type) and issubclass(thing, Detector) and thing not in BASES:
+            if isinstance(thing, type) and issubclass(thing, Detector) and thing not in BASES + MADE_BY_USERS:
                 defined.add(thing)
     assert defined == {type(detector) for detector in interp.detectors().values()}
 

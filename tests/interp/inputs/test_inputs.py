@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,10 @@ def model(own_model, tokenizer) -> interp.HookedModel:
         [[0, 5, 6, 7]],
         torch.tensor([0, 5, 6, 7]),
         torch.tensor([[0, 5, 6, 7]], dtype=torch.int32),
+        [np.int64(0), 5, np.uint8(6), 7],
+        list(torch.tensor([0, 5, 6, 7])),
+        [np.array([0, 5, 6, 7])],
+        (torch.tensor([0, 5, 6, 7]),),
     ],
     ids=repr,
 )
@@ -39,8 +44,18 @@ def test_equal_inputs_give_equal_batches(inputs: Any, model):
     assert not batch.is_padded
 
 
-def test_padding_stands_on_the_right(model):
-    batch = model.batch([[5, 6, 7], [8]])
+@pytest.mark.parametrize(
+    "ragged",
+    [
+        [[5, 6, 7], [8]],
+        [torch.tensor([5, 6, 7]), torch.tensor([8])],
+        [np.array([5, 6, 7]), np.array([8], dtype=np.int16)],
+        (range(5, 8), [np.int64(8)]),
+    ],
+    ids=repr,
+)
+def test_padding_stands_on_the_right(ragged: Any, model):
+    batch = model.batch(ragged)
     assert batch.ids.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert batch.keep.tolist() == [[True, True, True], [True, False, False]]
     assert batch.is_padded
@@ -101,6 +116,9 @@ def test_token_ids_out_of_range(bad: int, model):
         [True, False],
         [[True]],
         [[4], 5],
+        [torch.tensor([4]), torch.tensor([[5]])],
+        [np.array([0.5])],
+        [torch.tensor([True])],
         torch.tensor([0.5]),
         torch.tensor([True]),
         torch.tensor(4),

@@ -253,6 +253,27 @@ def test_a_device_that_does_not_exist(bare_folder: Path, device: str):
         interp.load(bare_folder, device=device)
 
 
+def test_a_device_and_a_dtype_of_torch(bare_folder: Path):
+    model = interp.load(bare_folder, device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tokenizer": "x"}, r"tokenizer: expected a tokenizer of transformers, got 'x'; transformers\.AutoTokenizer"),
+        ({"revision": 5}, r"revision: expected a branch, tag or commit as a string, got 5"),
+        ({"trust_remote_code": "yes"}, r"trust_remote_code: expected True or False, got 'yes'"),
+        ({"dtype": [1]}, r"dtype: expected 'auto' or one of .* got \[1\]"),
+        ({"device": []}, r"device \[\] cannot be used here"),
+    ],
+    ids=str,
+)
+def test_arguments_of_other_kinds(bare_folder: Path, given: dict[str, Any], said: str):
+    with pytest.raises(InputError, match=said):
+        interp.load(bare_folder, **given)
+
+
 def test_a_dtype_that_does_not_exist(bare_folder: Path):
     with pytest.raises(InputError, match=r"dtype: expected 'auto' or one of float32, float16, .* got 'float13'"):
         interp.load(bare_folder, dtype="float13")

@@ -25,18 +25,34 @@ def test_an_error_of_the_users_hook_stays_what_it_is():
     assert not isinstance(caught.value, InputError)
 
 
-@pytest.mark.parametrize("alone", ["input_ids", "pixel_values"])
-def test_a_model_with_two_towers_says_what_is_missing(alone: str):
+def test_an_error_that_torch_raises_in_the_users_hook_stays_what_it_is():
+    model = ARCHITECTURES["llama"].build()
+    model.get_input_embeddings().register_forward_hook(lambda *_: torch.nn.functional.dropout(torch.ones(2), p=2.0))
+    for run in (interp.load(model).capture, interp.load(model)):
+        with pytest.raises(ValueError, match=r"^dropout probability") as caught:
+            run(IDS)
+        assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.parametrize(("alone", "other"), [("input_ids", "pixel_values"), ("pixel_values", "input_ids")])
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_a_model_with_two_towers_says_what_is_missing_and_what_to_do(kind: str, alone: str, other: str):
     tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.CLIPConfig(
+    config = getattr(transformers, f"{kind}Config")(
         text_config={**tower, "vocab_size": 61, "max_position_embeddings": 16, "eos_token_id": 1, "bos_token_id": 0},
         vision_config={**tower, "image_size": 8, "patch_size": 4},
-        projection_dim=8,
     )
-    model = interp.load(transformers.CLIPModel(config).eval())
+    model = interp.load(getattr(transformers, f"{kind}Model")(config).eval())
     given = {"input_ids": IDS, "pixel_values": torch.zeros(1, 3, 8, 8)}
-    with pytest.raises(InputError, match=r"CLIPModel cannot (begin|go on) with these inputs .*input_ids.*pixel_values"):
-        model.capture({alone: given[alone]})
+    part = "text_model" if alone == "input_ids" else "vision_model"
+    said = (
+        rf"{kind}Model cannot (begin|go on) with these inputs \({alone} .*; its forward takes .*; give {other} too, or load the "
+        rf"tower that reads what there is, interp\.load\(model\.model\.{part}\)$"
+    )
+    for run in (model.capture, model.maps, model):
+        with pytest.raises(InputError, match=said):
+            run({alone: given[alone]})
+    assert interp.load(getattr(model.model, part)).capture({alone: given[alone]}).layers == (0,)
     assert set(model.capture(given).layers) == {"text.0", "vision.0"}
 
 

@@ -1,0 +1,153 @@
+"""Do several ways of tracing outputs to tokens agree? Rank correlations on the same outputs, averaged over texts.
+
+Abnar and Zuidema (arXiv 2005.00928) compare raw attention, rollout and flow by Spearman's rank correlation of the tokens' weights
+in each example, averaged over the examples. Their code ranks ties densely; here ties share their mean rank (scipy's rule).
+
+Raw attention of a layer, averaged over heads, is rollout through that layer alone and without residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from interp.errors import InputError
+from interp.flow.token_weights import TokenWeights
+from interp.results.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+PLACE = "place"
+"""Stands for the token's place in its sequence: a method that follows it ranks tokens by how late they come."""
+FEWEST = 3
+"""Tokens that an output must be able to draw on for a correlation."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Comparison(Result):
+    """Rank correlations of methods over the same outputs; see ``compare``.
+
+    correlations  one row for each output and pair: sequence, position, first, second, correlation (NaN where one of the two
+                  gives all tokens the same weight)
+    methods       their names, ``PLACE`` last
+    """
+
+    kind: ClassVar[str] = "flow_comparison"
+
+    correlations: pd.DataFrame
+    methods: tuple[str, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each pair: first, second, correlation (mean over outputs), stderr of that mean, outputs."""
+        groups = self.correlations.groupby(["first", "second"], sort=False)["correlation"]
+        frame = groups.agg(correlation="mean", stderr="sem", outputs="count").reset_index()
+        return frame
+
+    def plot(self) -> go.Figure:
+        """Methods x methods: the mean correlation; see ``interp.plots.flow``."""
+        from interp.plots.flow import correlation_grid
+
+        return correlation_grid(self)
+
+    def summary(self) -> str:
+        return "\n".join(
+            f"{row['first']} and {row['second']}: rank correlation {row['correlation']:.2f} ± {row['stderr']:.2f} over "
+            f"{row['outputs']} outputs"
+            for row in self.to_frame().to_dict("records")
+        )
+
+
+def compare(results: Mapping[str, TokenWeights]) -> Comparison:
+    """Spearman's rank correlation between each two results, over the tokens that an output can draw on.
+
+    One correlation for each output, and their mean with its standard error: give one output a text (the default of the
+    analyses), as outputs of one text depend on each other. Each is compared with the tokens' places too.
+
+    Args:
+        results: at least two, by name, of the same outputs of the same inputs.
+
+    Raises:
+        InputError: fewer; results of other inputs or outputs; no output that can draw on ``FEWEST`` tokens; scipy is missing.
+    """
+    names = list(results)
+    if len(names) < 2 or not all(isinstance(each, TokenWeights) for each in results.values()):
+        raise InputError("results: expected at least two, by name, of rollout or attention_flow")
+    if PLACE in names:
+        raise InputError(f"results: {PLACE!r} stands for the tokens' places; give that result another name")
+    first = results[names[0]]
+    for name in names[1:]:
+        _check_same(first, results[name], names[0], name)
+    correlations = _correlations(results)
+    if correlations.empty:
+        raise InputError(f"results: no output draws on {FEWEST} tokens or more; give longer inputs or later positions")
+    settings = {
+        "method": "Spearman's rank correlation of the weights on the tokens that an output can draw on",
+        "source": "Abnar and Zuidema, Quantifying Attention Flow in Transformers, arXiv 2005.00928",
+        "constants": {name: result.settings["constants"] for name, result in results.items()},
+        "inputs": first.settings["inputs"],
+        "model": first.settings["model"],
+    }
+    return Comparison(settings=settings, correlations=correlations, methods=(*names, PLACE))
+
+
+def side_by_side(results: Mapping[str, TokenWeights], sequence: int = 0, position: int | None = None) -> go.Figure:
+    """One output's weights by several methods, a panel each; see ``interp.plots.flow.token_bars``.
+
+    Raises:
+        InputError: results of other inputs, or without that output.
+    """
+    from interp.plots.flow import token_bars
+
+    names = list(results)
+    if not names:
+        raise InputError("results: expected at least one, by name")
+    for name in names[1:]:
+        _check_same(results[names[0]], results[name], names[0], name)
+    return token_bars(results, [result.row(sequence, position) for result in results.values()])
+
+
+def _correlations(results: Mapping[str, TokenWeights]) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        from scipy.stats import rankdata
+    except ImportError:
+        raise InputError(
+            "compare needs scipy, which the extra `analysis` brings: pip install 'interp[analysis]'"
+        ) from None
+    first = next(iter(results.values()))
+    rows = []
+    for n, (sequence, position) in enumerate(zip(first.sequence, first.position, strict=True)):
+        before = first.encoder_tokens[sequence] if first.encoder_tokens else 0
+        count = before + int(position) + 1 if first.is_causal else len(first.tokens[sequence])
+        if count < FEWEST:
+            continue
+        ranks = {name: rankdata(result.weights[n, 0, :count]) for name, result in results.items()}
+        ranks[PLACE] = np.arange(count, dtype=np.float64)
+        names = list(ranks)
+        rows += [
+            (int(sequence), int(position), one, other, _pearson(ranks[one], ranks[other]))
+            for i, one in enumerate(names)
+            for other in names[i + 1 :]
+        ]
+    return pd.DataFrame(rows, columns=["sequence", "position", "first", "second", "correlation"])
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else float("nan")
+
+
+def _check_same(one: TokenWeights, other: TokenWeights, first: str, second: str) -> None:
+    for what, same in (
+        ("inputs", one.settings["inputs"] == other.settings["inputs"] and one.tokens == other.tokens),
+        ("outputs", np.array_equal(one.sequence, other.sequence) and np.array_equal(one.position, other.position)),
+    ):
+        if not same:
+            raise InputError(f"results: {first!r} and {second!r} are of different {what}; make both of the same")
