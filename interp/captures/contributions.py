@@ -25,6 +25,7 @@ CHUNK = 4096
 """Tokens whose norms are computed at once."""
 SAMPLED = 16
 """Tokens at which the sum over the heads is compared with the projection's own output."""
+INSTEAD = "Ask for outputs=True and value_norms=True, which need no projection, or choose other layers or heads"
 ROUNDINGS = 16
 """How many roundings, relative to sum |z| |W_O| + |bias|, that sum may be away from it."""
 
@@ -42,11 +43,11 @@ class Projections:
     """Finds the output projection of each attention while a model runs; see the top of this file.
 
     ``attended`` announces the heads' outputs of a layer as they are handed to the model; when their projection has run and is
-    verified, ``use`` is called with its weights W_O [Hq, Dv, d_model].
+    verified, ``use`` is called with its weights W_O [Hq, Dv, d_model]. ``instead``: what a refusal tells the user to do.
     """
 
-    def __init__(self, model: nn.Module, layers: LayersOf) -> None:
-        self.model, self.layers = model, layers
+    def __init__(self, model: nn.Module, layers: LayersOf, instead: str = INSTEAD) -> None:
+        self.model, self.layers, self.instead = model, layers, instead
         self._waiting: _Waiting | None = None
         self._found: dict[nn.Module, tuple[LayerKey, Tensor]] = {}
 
@@ -91,14 +92,14 @@ class Projections:
         b, heads, t, width = z.shape
         taken = given[0] if given and given[0].numel() == z.numel() else None
         if taken is None or not torch.equal(taken.to(z.dtype).reshape(b, t, heads, width), z.transpose(1, 2)):
-            raise _refusal(
+            raise self._refusal(
                 key,
                 f"the linear layer that runs next, a {type(module).__name__}, takes in something else than the heads' "
                 "outputs; a gate, a norm or another step stands between",
             )
         weight = _weight(module, z)
         if weight is None or not _is_sum_of_heads(z, weight, getattr(module, "bias", None), output):
-            raise _refusal(
+            raise self._refusal(
                 key,
                 f"the output of its projection, a {type(module).__name__}, is not the sum of the heads' parts and a bias",
             )
@@ -110,7 +111,7 @@ class Projections:
     def _check_handed_on(self, key: LayerKey, projected: Tensor, output: object) -> None:
         first = output[0] if isinstance(output, tuple | list) else output
         if not isinstance(first, Tensor) or not torch.equal(first.reshape(-1), projected.reshape(-1)):
-            raise _refusal(
+            raise self._refusal(
                 key,
                 "its attention module changes the output of the projection before it hands it on (an adapter, a residual "
                 "connection or a norm of its own)",
@@ -118,7 +119,12 @@ class Projections:
 
     def _check_none_waits(self) -> None:
         if self._waiting is not None:
-            raise _refusal(self._waiting.layer.key, "no linear layer takes in the heads' outputs")
+            raise self._refusal(self._waiting.layer.key, "no linear layer takes in the heads' outputs")
+
+    def _refusal(self, key: LayerKey, why: str) -> InputError:
+        return InputError(
+            f"layer {key}: what each head writes into the residual stream cannot be told, for {why}. {self.instead}"
+        )
 
 
 def contributions(z: Tensor, weight: Tensor, heads: Sequence[int]) -> Tensor:
@@ -190,10 +196,3 @@ def _is_sum_of_heads(z: Tensor, weight: Tensor, bias: Tensor | None, output: Ten
         epsilon = math.ldexp(1.0, -10)
     away = (total - output.reshape(b * t, width)[tokens]).abs()
     return bool((away <= ROUNDINGS * epsilon * bound).all())
-
-
-def _refusal(key: LayerKey, why: str) -> InputError:
-    return InputError(
-        f"layer {key}: what each head writes into the residual stream cannot be told, for {why}. Ask for outputs=True and "
-        "value_norms=True, which need no projection, or choose other layers or heads"
-    )

@@ -32,6 +32,9 @@ from interp_kernels import Attended, AttentionMap
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
 
+INSTEAD = "Choose another model"
+OUTPUT_ROUNDING = 2**-6
+"""How far, relative to sum_j P_ij |v_j|, a head's output may be away from its map times its values: bfloat16 and some."""
 ROUNDINGS = 8
 """How many roundings, relative to the sum of the absolute parts, a sum may be away from what the block gave."""
 
@@ -82,7 +85,7 @@ def residual_stream(model: HookedModel, batch: Batch) -> list[BlockStream]:
     blocks = {layer.key: _block(model, layer) for _, layer in layers}
     _check_one_stack(model, [layer for _, layer in layers], blocks)
     seen = {key: _Seen() for key in blocks}
-    projections = Projections(model.host.inner, model.host.layers)
+    projections = Projections(model.host.inner, model.host.layers, INSTEAD)
 
     def record(call: AttentionCall, attended: Attended) -> None:
         found = seen[call.layer.key]
@@ -93,6 +96,29 @@ def residual_stream(model: HookedModel, batch: Batch) -> list[BlockStream]:
     with projections.watching(), _watched(layers, blocks, seen):
         model.run(batch, lambda call: (), record, logits=False)
     return [_stream(key, found) for key, found in seen.items()]
+
+
+def check_unedited(layer: LayerKey, z: Tensor, rows: Tensor, values: Tensor, counts: Tensor | None = None) -> None:
+    """What heads hand to the model must be what their maps say, sum_j P_ij v_j.
+
+    z: the heads' outputs at n positions, [B, Hq, n, Dv]; rows: P at these, [B, Hq, n, Tk]; values: [B, Hkv, Tk, Dv]; counts:
+    which of the positions are looked at, bool [B, n].
+
+    Raises:
+        InputError: an edit changed them behind the map.
+    """
+    b, kv_heads, _, width = values.shape
+    n, values = rows.shape[2], values.float()
+    p = rows.float().reshape(b, kv_heads, -1, rows.shape[3])  # queries of a group side by side
+    shape = (b, rows.shape[1], n, width)
+    expected = torch.matmul(p, values).reshape(shape)
+    bound = OUTPUT_ROUNDING * torch.matmul(p, values.abs()).reshape(shape) + torch.finfo(torch.float32).tiny
+    away = ((z.float() - expected).abs() > bound).any(dim=-1).any(dim=1)  # [B, n]
+    if bool((away if counts is None else away & counts).any()):
+        raise InputError(
+            f"layer {layer}: an edit in force changes what its heads give (ablate, scale, patch), so that it no longer comes "
+            "from the tokens that they look at; leave such edits out (cut, uniform and recalibrate are followed)"
+        )
 
 
 def _block(model: HookedModel, layer: AttentionLayer) -> nn.Module:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from interp.flow.faithfulness_result import Faithfulness
     from interp.flow.input_gradients import InputGradients, input_gradients
     from interp.flow.methods import METHODS, Example, Method
+    from interp.flow.norm_attention import norm_attention
+    from interp.flow.norm_attention_result import NormAttention
     from interp.flow.relevance import relevance
     from interp.flow.relevance_result import Relevance
     from interp.flow.rollout import Rollout, rollout
@@ -24,6 +26,7 @@ __all__ = [
     "Faithfulness",
     "InputGradients",
     "Method",
+    "NormAttention",
     "Relevance",
     "Rollout",
     "Routes",
@@ -31,6 +34,7 @@ __all__ = [
     "compare",
     "faithfulness",
     "input_gradients",
+    "norm_attention",
     "relevance",
     "rollout",
     "routes",
@@ -47,6 +51,7 @@ lazily(
         "Faithfulness": "interp.flow.faithfulness_result",
         "InputGradients": "interp.flow.input_gradients",
         "Method": "interp.flow.methods",
+        "NormAttention": "interp.flow.norm_attention_result",
         "Relevance": "interp.flow.relevance_result",
         "Rollout": "interp.flow.rollout",
         "Routes": "interp.flow.routes",
@@ -54,6 +59,7 @@ lazily(
         "compare": "interp.flow.comparison",
         "faithfulness": "interp.flow.faithfulness",
         "input_gradients": "interp.flow.input_gradients",
+        "norm_attention": "interp.flow.norm_attention",
         "relevance": "interp.flow.relevance",
         "rollout": "interp.flow.rollout",
         "routes": "interp.flow.routes",

@@ -12,6 +12,7 @@ import numpy as np
 from interp.errors import InputError
 from interp.flow.attention_flow import attention_flow
 from interp.flow.input_gradients import InputGradients, input_gradients
+from interp.flow.norm_attention import norm_attention
 from interp.flow.relevance import relevance
 from interp.flow.rollout import rollout
 from interp.naming import nearest
@@ -64,6 +65,16 @@ def attention_scores(example: Example) -> np.ndarray:
     return lazy.rows([example.position])[0, :, 0].double().mean(dim=0).cpu().numpy()
 
 
+def norm_attention_scores(example: Example) -> np.ndarray:
+    """Row of the last layer's norm-based attention, ||sum_h P_h[position, :] f_h||."""
+    last = [layer for layer in example.model.layers if isinstance(layer, int)][-1]
+    try:
+        found = norm_attention(example.model, example.batch, example.position, layers=[last], beyond_context=True)
+    except InputError as error:
+        raise InputError(f"method 'norm_attention': {error}; or name the others, without it, with methods=") from None
+    return found.row()[1]
+
+
 def relevance_scores(example: Example) -> np.ndarray:
     """Row of R, with the logit as the number that is explained."""
     found = relevance(example.model, example.batch, example.target, [example.position], at=example.at)
@@ -92,6 +103,7 @@ def attention_flow_scores(example: Example) -> np.ndarray:
 
 METHODS: dict[str, Method] = {
     "attention": Method(attention_scores, "last layer, mean over heads; the baseline of arXiv 2005.00928"),
+    "norm_attention": Method(norm_attention_scores, "last layer; Kobayashi et al., arXiv 2004.10102"),
     "rollout": Method(rollout_scores, "Abnar and Zuidema, arXiv 2005.00928"),
     "attention_flow": Method(attention_flow_scores, "Abnar and Zuidema, arXiv 2005.00928"),
     "relevance": Method(relevance_scores, "Chefer et al., arXiv 2103.15679"),

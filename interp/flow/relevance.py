@@ -14,7 +14,7 @@ output i. Rows are computed by products with lazy maps, O(T) memory, exact, at a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from interp.errors import InputError
 from interp.flow import gradient_sweep as sweep
 from interp.flow.relevance_result import Relevance
 from interp.flow.target import (
-    Explained,
+    Positions,
     Target,
     Tokens,
     explained,
     is_encoder_decoder,
+    local_positions,
     output_columns,
     token_name,
     tokens_out,
@@ -49,8 +50,6 @@ MOST_CELLS = 1 << 24
 """Most numbers of a result: 128 MB. All rows of one sequence of 4,096 tokens."""
 SWEPT_CELLS = 1 << 22
 """About how many numbers [B, H, T, rows] are swept at once: 32 MB in float64."""
-
-Positions = int | Sequence[int] | Literal["all"] | None
 
 
 def relevance(
@@ -91,12 +90,12 @@ def relevance(
     objective = explained(model, batch, target, at)
     read, out = tokens_read(model, batch), tokens_out(model, batch)
     if out.columns is not None:
-        chosen = _chosen(model, out, objective, positions)
+        chosen = output_columns(model, out, objective, positions)
         _check_size(chosen, read, out, model)
     run = gradients(model, batch, objective, _followed(model), logits=logits, beyond_context=beyond_context)
     length = _check_run(run, batch.rows)
     read, out = read.of_run(batch.rows, length[0]), out.of_run(batch.rows, length[1])
-    chosen = _chosen(model, out, objective, positions)
+    chosen = output_columns(model, out, objective, positions)
     _check_size(chosen, read, out, model)
     values, decoder = _rows(run, chosen, read, out)
     settings = settings_of(
@@ -117,7 +116,7 @@ def relevance(
         settings=settings,
         tokens=read.strings,
         outputs=out.strings,
-        positions=_local(chosen, out),
+        positions=local_positions(chosen, out),
         values=values,
         decoder=decoder,
         targets=tuple(token_name(model, i) for i in objective.chosen),
@@ -185,15 +184,6 @@ def _check_run(run: Gradients, sequences: int) -> tuple[int, int]:
     return read, out
 
 
-def _chosen(model: HookedModel, out: Tokens, objective: Explained, positions: Positions) -> list[list[int]]:
-    if isinstance(positions, str) and positions == "all":
-        assert out.columns is not None
-        return [columns.tolist() for columns in out.columns]
-    if isinstance(positions, str):
-        raise InputError(f"positions: expected a position, several, or 'all', got {positions!r:.60}")
-    return output_columns(model, out, objective, positions)
-
-
 def _check_size(chosen: list[list[int]], read: Tokens, out: Tokens, model: HookedModel) -> None:
     longest = max((len(row) for row in read.strings), default=0)
     if is_encoder_decoder(model):
@@ -240,13 +230,3 @@ def _packed(values: Tensor, chosen: list[list[int]], tokens: Tokens) -> np.ndarr
     for number, (columns, rows) in enumerate(zip(tokens.columns, chosen, strict=True)):
         packed[number, : len(rows), : len(columns)] = values[number, : len(rows), columns].numpy()
     return packed
-
-
-def _local(chosen: list[list[int]], out: Tokens) -> np.ndarray:
-    """Columns as positions among the tokens of each sequence, [B, n]."""
-    assert out.columns is not None
-    local = np.full((len(chosen), max(map(len, chosen))), -1, dtype=np.int64)
-    for number, (columns, rows) in enumerate(zip(out.columns, chosen, strict=True)):
-        place = {int(column): n for n, column in enumerate(columns)}
-        local[number, : len(rows)] = [place[column] for column in rows]
-    return local

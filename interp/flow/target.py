@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,9 @@ Target = int | str | Sequence[int | str] | Callable[[Tensor], Tensor] | None
 what the model gives the largest logit."""
 
 Measure = Literal["logit", "probability"]
+
+Positions = int | Sequence[int] | Literal["all"] | None
+"""Outputs: a position, several, all of them, or None: the one that matters most; see ``output_columns``."""
 
 LOST = "it sees both ways, so that its last token predicts nothing; give at= with the position whose logits are meant"
 
@@ -153,13 +157,11 @@ def explained(
     return Explained(wanted, columns, why, measure=measure)
 
 
-def output_columns(
-    model: HookedModel, tokens: Tokens, read: Explained, positions: int | Sequence[int] | None
-) -> list[list[int]]:
+def output_columns(model: HookedModel, tokens: Tokens, read: Explained, positions: Positions) -> list[list[int]]:
     """The columns of each sequence that ``positions`` mean.
 
-    None: the token whose logits are explained; of a classifier and of a function the last token, of a model that sees both
-    ways the first (the one that BERT calls [CLS]).
+    "all": every one. None: the token whose logits are explained; of a classifier and of a function the last token, of a model
+    that sees both ways the first (the one that BERT calls [CLS]).
 
     Raises:
         InputError: a position that a sequence does not have.
@@ -170,11 +172,23 @@ def output_columns(
             return [[column] for column in read.at]
         first = not model.shape.is_causal and not is_encoder_decoder(model)
         return [[int(columns[0 if first else -1])] for columns in tokens.columns]
+    if isinstance(positions, str) and positions == "all":
+        return [columns.tolist() for columns in tokens.columns]
     given: Any = [positions] if isinstance(positions, Integral) else positions
     is_fit = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
     if not is_fit or not all(isinstance(p, Integral) and not isinstance(p, bool) for p in given):
         raise InputError(f"positions: expected a position, several, or 'all', got {positions!r:.60}")
     return [[_column("positions", columns, int(p)) for p in given] for columns in tokens.columns]
+
+
+def local_positions(chosen: list[list[int]], tokens: Tokens) -> np.ndarray:
+    """Columns as positions among the tokens of each sequence, [B, n]; -1 where a sequence has fewer."""
+    assert tokens.columns is not None
+    local = np.full((len(chosen), max(map(len, chosen))), -1, dtype=np.int64)
+    for number, (columns, rows) in enumerate(zip(tokens.columns, chosen, strict=True)):
+        place = {int(column): n for n, column in enumerate(columns)}
+        local[number, : len(rows)] = [place[column] for column in rows]
+    return local
 
 
 def token_name(model: HookedModel, index: int) -> str:
