@@ -43,7 +43,11 @@ def test_how_many_logits_to_keep_is_a_number(own_model):
     model, ids = interp.load(own_model("llama")), token_ids((1, 6))
     whole = model.capture(ids, [], logits=True).logits
     last = model.capture({"input_ids": ids, "logits_to_keep": 2}, [], logits=True).logits
-    assert torch.equal(last, whole[:, -2:])
+    # A product of fewer rows may add its 32 terms up in another order: each rounds by half an ulp of what is there.
+    width = model.model.config.hidden_size
+    bound = width * torch.finfo(last.dtype).eps * float(whole.abs().max())
+    assert last.shape == (1, 2, whole.shape[-1])
+    torch.testing.assert_close(last, whole[:, -2:], rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize(
