@@ -12,7 +12,6 @@ of the stream cannot be told this way, and the run is refused. Memory: O(T) a la
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from interp.captures.contributions import Projections
 from interp.errors import InputError
 from interp.inputs.batch import Batch
+from interp.models.blocks import block_path
 from interp.models.call import AttentionCall
 from interp.models.layers import AttentionLayer, LayerKey
 from interp_kernels import Attended, AttentionMap
@@ -96,11 +96,10 @@ def residual_stream(model: HookedModel, batch: Batch) -> list[BlockStream]:
 
 
 def _block(model: HookedModel, layer: AttentionLayer) -> nn.Module:
-    """The module of the layer's number that its attention is in: "model.layers.3" of "model.layers.3.self_attn"."""
-    match = re.match(r"(?:.*?\.)?\d+(?=\.)", layer.path)
-    if match is None:
+    path = block_path(layer)
+    if path is None:
         raise _refusal(layer.key, "its attention is not in a numbered block")
-    return model.host.inner.get_submodule(match[0])
+    return model.host.inner.get_submodule(path)
 
 
 def _check_one_stack(model: HookedModel, layers: list[AttentionLayer], blocks: dict[LayerKey, nn.Module]) -> None:

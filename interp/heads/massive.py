@@ -9,7 +9,6 @@ hidden state outlives its block.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import InputError
+from interp.models.blocks import block_path
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -148,22 +148,19 @@ class Stream:
 def _blocks(model: HookedModel) -> tuple[list[nn.Module], int]:
     """The blocks that hold the attention layers of the language model, and how many of them run, one after the other.
 
-    A block is the outermost numbered component that an attention module stands in: model.layers.3 of model.layers.3.self_attn.
-
     Raises:
         InputError: an attention module stands in none.
     """
     inner = model.host.inner
-    paths = {id(module): path for path, module in inner.named_modules()}
     blocks: dict[str, int] = {}
-    for module, served in model.host.layers.items():
+    for served in model.host.layers.values():
         if not isinstance(served[0].key, int):
             continue
-        match = re.match(r"(?:.*?\.)?\d+(?=\.)", paths.get(id(module), ""))
-        if match is None:
+        path = block_path(served[0])
+        if path is None:
             raise InputError(
                 f"massive activations: the blocks of {model.name} cannot be told from its components; leave them out with "
                 "massive=False"
             )
-        blocks[match[0]] = max(blocks.get(match[0], 0), len(served))
+        blocks[path] = max(blocks.get(path, 0), len(served))
     return [inner.get_submodule(path) for path in blocks], sum(blocks.values())
