@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from interp.bridges.host import BridgeHost
 from interp.captures.contributions import Projections
 from interp.errors import InputError
 from interp.inputs.batch import Batch
-from interp.models.blocks import block_path
+from interp.models.blocks import block_paths
 from interp.models.call import AttentionCall
 from interp.models.layers import AttentionLayer, LayerKey
 from interp_kernels import Attended, AttentionMap
@@ -76,10 +77,16 @@ def residual_stream(model: HookedModel, batch: Batch) -> list[BlockStream]:
     """Run ``model`` once and keep its residual stream at every block. Edits in force apply.
 
     Raises:
-        InputError: a model whose blocks are not of the form above, or which has blocks without attention.
+        InputError: a model whose blocks are not of the form above, or which has blocks without attention; a bridge of
+            TransformerLens, whose attention a watch over its components would have run dense.
     """
+    if isinstance(model.host, BridgeHost):
+        raise InputError(
+            f"{model.name} is a bridge of TransformerLens, whose residual stream is not followed; load the same model through "
+            "transformers, by its name or folder"
+        )
     layers = [(module, layer) for module, served in model.host.layers.items() for layer in served]
-    blocks = {layer.key: _block(model, layer) for _, layer in layers}
+    blocks = _blocks(model)
     _check_one_stack(model, [layer for _, layer in layers], blocks)
     seen = {key: _Seen() for key in blocks}
     projections = Projections(model.host.inner, model.host.layers)
@@ -95,11 +102,15 @@ def residual_stream(model: HookedModel, batch: Batch) -> list[BlockStream]:
     return [_stream(key, found) for key, found in seen.items()]
 
 
-def _block(model: HookedModel, layer: AttentionLayer) -> nn.Module:
-    path = block_path(layer)
-    if path is None:
-        raise _refusal(layer.key, "its attention is not in a numbered block")
-    return model.host.inner.get_submodule(path)
+def _blocks(model: HookedModel) -> dict[LayerKey, nn.Module]:
+    """Layer -> the module that takes in the stream and hands it on."""
+    paths = block_paths(model.host.inner, model.host.layers)
+    blocks: dict[LayerKey, nn.Module] = {}
+    for layer, path in paths.items():
+        if path is None:
+            raise _refusal(layer, "its attention is not in a numbered block")
+        blocks[layer] = model.host.inner.get_submodule(path)
+    return blocks
 
 
 def _check_one_stack(model: HookedModel, layers: list[AttentionLayer], blocks: dict[LayerKey, nn.Module]) -> None:

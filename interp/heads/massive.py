@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import InputError
-from interp.models.blocks import block_path
+from interp.models.blocks import block_paths
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -152,11 +152,12 @@ def _blocks(model: HookedModel) -> tuple[list[nn.Module], int]:
         InputError: an attention module stands in none.
     """
     inner = model.host.inner
+    paths = block_paths(inner, model.host.layers)
     blocks: dict[str, int] = {}
     for served in model.host.layers.values():
         if not isinstance(served[0].key, int):
             continue
-        path = block_path(served[0])
+        path = paths[served[0].key]
         if path is None:
             raise InputError(
                 f"massive activations: the blocks of {model.name} cannot be told from its components; leave them out with "
