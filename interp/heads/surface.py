@@ -95,6 +95,9 @@ class SurfaceStatistics(Result):
         for statistic in self.statistics:
             rows = self.of(statistic)
             best = rows.iloc[0]
+            if math.isnan(best["value"]):
+                lines.append(f"{statistic:<16} not defined: no query has such a key")
+                continue
             lines.append(
                 f"{statistic:<16} largest {head_name(best['layer'], int(best['head']))} {best['value']:.3g} {best['unit']}"
                 f" (chance {best['chance']:.3g}), median {rows['value'].median():.3g}"
