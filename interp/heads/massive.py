@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Activation:
     """One number of the residual stream.
 
-    place     0, 1, ...: the stream as it enters that block; the number of blocks: as it leaves the last one
+    place     0, 1, ...: the stream as it enters that block; the number of blocks: as it leaves the last one. Of a hybrid
+              blocks that attend are counted, and no others
     rank      1 for the largest of its sequence at this place, 2 for the next
     sample    number of the sequence; position counts from its first token that is no padding
     median    of |x| over the sequence at this place; of an even number of them the lower of the two in the middle

@@ -48,3 +48,8 @@ def test_it_is_refused_in_words(call: Callable[[Any], Any], message: str, demo: 
 
 def test_a_statistic_may_be_plotted_by_its_name(demo: HookedModel):
     assert [a.text for a in heads.surface(demo, TEXT).plot("entropy").layout.annotations] == ["entropy, nats"]
+
+
+def test_names_of_classes_stay_text(demo: HookedModel):
+    result = heads.surface(demo, TEXT, classes={"<b>all</b>": lambda token: True})
+    assert [a.text for a in result.plot("<b>all</b>").layout.annotations] == ["&lt;b&gt;all&lt;/b&gt;, mass"]
