@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -209,7 +210,9 @@ def _print_strongest(scores: HeadScores, *, to_stderr: bool) -> None:
         ]
         cells += [""] * (STRONGEST - len(cells))
         above = f"{int(rows['is_above'].sum())} of {len(rows)}"
-        table.add_row(name, above, f"{rows['threshold'].iloc[0]:g}", f"{rows['chance'].mean():.3f}", *cells)
+        chance = rows["chance"].mean()
+        level = "–" if isnan(chance) else f"{chance:.3f}"
+        table.add_row(name, above, f"{rows['threshold'].iloc[0]:g}", level, *cells)
     _print_table(table, to_stderr=to_stderr)
 
 

@@ -7,13 +7,12 @@ import math
 from html import escape
 from importlib import resources
 
-import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from interp.heads.registry import detectors as registered
 from interp.naming import head_name
 from interp.plots.heads import head_grid
-from interp.scores import HeadScores
+from interp.scores import HeadScores, chance_text
 
 STRONGEST = 4
 
@@ -80,7 +79,8 @@ def _summary(scores: HeadScores) -> str:
         above = int(table["is_above"].sum())
         rows.append(
             f'<tr><th scope="row"><a href="#{escape(detector)}">{escape(detector)}</a></th>'
-            f"<td>{above} of {len(table)} &gt; {table['threshold'].iloc[0]:g}</td><td>{_level(table['chance'])}</td>{cells}</tr>"
+            f"<td>{above} of {len(table)} &gt; {table['threshold'].iloc[0]:g}</td>"
+            f"<td>{chance_text(table['chance'])}</td>{cells}</tr>"
         )
     head = "".join(f"<th>{_ordinal(n)}</th>" for n in range(1, STRONGEST + 1))
     return (
@@ -93,12 +93,6 @@ def _head_cell(row: dict) -> str:
     name = head_name(row["layer"], row["head"])
     name = f"<b>{name}</b>" if row["is_above"] else name
     return f'<td>{name} {row["score"]:.3f}<span class="small"> {_error(row["stderr"])}</span></td>'
-
-
-def _level(chance: pd.Series) -> str:
-    """Chance, or its range where layers see different keys."""
-    low, high = chance.min(), chance.max()
-    return f"{low:.3f}" if high - low < 5e-4 else f"{low:.3f} to {high:.3f}"
 
 
 def _error(value: float) -> str:
@@ -120,7 +114,7 @@ def _section(scores: HeadScores, detector: str) -> str:
             f"Threshold {facts.threshold:g}: {escape(facts.threshold_source)}.</p>"
         )
     given = scores.settings.get("inputs", {}).get(detector, "")
-    level = _level(table["chance"])
+    level = chance_text(table["chance"])
     figure = head_grid(scores, detector).to_html(
         full_html=False,
         include_plotlyjs=False,

@@ -142,12 +142,21 @@ class HeadScores:
             best = rows.iloc[0]
             name = head_name(int(best["layer"]), int(best["head"]))
             above = int(rows["is_above"].sum())
+            chance = chance_text(rows.iloc[:1]["chance"])
             lines.append(
                 f"  {detector:<18} {above:>3} of {len(rows)} heads above {best['threshold']:g}; "
-                f"strongest {name} {best['score']:.3f} (chance {best['chance']:.3f})"
+                f"strongest {name} {best['score']:.3f} (chance {chance})"
             )
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         strongest = pd.concat([self.of(detector).head(3) for detector in self.detectors], ignore_index=True)
         return strongest.to_html(index=False, float_format=lambda x: f"{x:.3f}", escape=True)
+
+
+def chance_text(chance: pd.Series) -> str:
+    """Chance levels of heads, or their range where layers see different keys; "–" of a score that has none."""
+    low, high = chance.min(), chance.max()
+    if np.isnan(low):
+        return "–"
+    return f"{low:.3f}" if high - low < 5e-4 else f"{low:.3f} to {high:.3f}"

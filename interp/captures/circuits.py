@@ -221,9 +221,17 @@ class _Values:
             chosen, value = _picked(v[:, :, 0].flatten(1), self.start, self.at_most)
             if value is None:
                 return
-            (inside,) = torch.autograd.grad(value, [given[1]])
-            # Layers share the way from the embedding to here.
-            (weight,) = torch.autograd.grad(given[0], [self._embedded], inside, retain_graph=True)
+            (inside,) = torch.autograd.grad(value, [given[1]], allow_unused=True)
+            weight = None
+            if inside is not None:
+                # Layers share the way from the embedding to here.
+                (weight,) = torch.autograd.grad(
+                    given[0], [self._embedded], inside, retain_graph=True, allow_unused=True
+                )
+            if weight is None:
+                raise _refusal(
+                    self.model, f"the values of layer {layer} are not a linear function of the residual stream"
+                )
         self.found[layer] = _wide(weight[:chosen, 0])
 
 

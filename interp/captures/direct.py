@@ -115,9 +115,15 @@ def blocks_of(model: HookedModel) -> list[nn.Module]:
     """The blocks that hold the layers which write into the logits' residual stream, in their order.
 
     Raises:
-        InputError: they do not stand in one list.
+        InputError: they do not stand in one list, or one of them runs several times (ALBERT).
     """
-    layers = [layer for served in model.host.layers.values() for layer in served if layer.stack in WRITING]
+    writing = [[layer for layer in served if layer.stack in WRITING] for served in model.host.layers.values()]
+    if any(len(served) > 1 for served in writing):
+        raise InputError(
+            f"{model.name} ({type(model.model).__name__}): its layers share their blocks, whose runs cannot be told apart, so "
+            "that what they write cannot be followed"
+        )
+    layers = [layer for served in writing for layer in served]
     lists = {match[1] for layer in layers if (match := re.match(r"(.*?)\.?(\d+)(?:\.|$)", layer.path))}
     if len(lists) != 1:
         raise InputError(

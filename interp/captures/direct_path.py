@@ -218,6 +218,8 @@ class DirectPath(TorchFunctionMode):
         if name in PRODUCTS | QUOTIENTS | SUMS and len(moves) < 2:
             return None
         both = len(moves) > 1 and moves[0] and moves[1]
+        if name in PRODUCTS | QUOTIENTS and self.is_past and any(self._is_gate(x) for x in held[:2]):
+            return None
         if (name in PRODUCTS and not both) or (name in QUOTIENTS and not moves[1]):
             return lambda: func(*held, **options)
         if name in QUOTIENTS and moves[0]:
@@ -296,6 +298,15 @@ class DirectPath(TorchFunctionMode):
     def _is_parameter(self, x: Tensor) -> bool:
         """A parameter or a view of one (``weight.T``)."""
         return id(x) in self.parameters or (x._base is not None and id(x._base) in self.parameters)
+
+    def _is_gate(self, x: Any) -> bool:
+        """Whether x is held fixed and tells both positions and dimensions apart.
+
+        Behind the blocks a norm's scale does the first and its weight the second; what does both is made of the stream itself,
+        as in x * tanh(x) of an activation.
+        """
+        is_held = isinstance(x, Tensor) and not x.requires_grad
+        return is_held and x.ndim > 1 and x.shape[-1] > 1
 
     def _comes_from_open(self, x: Tensor) -> bool:
         """Whether x is made of one layer's heads (or what else is open) and constants alone, and is so before it is projected."""

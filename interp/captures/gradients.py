@@ -153,8 +153,7 @@ def _embedded(model: HookedModel) -> Iterator[list[Tensor]]:
             return output
         root = output.detach().requires_grad_()
         embedded.append(root)
-        # A view, for models that go on in place.
-        return root.view_as(root)
+        return root.clone()  # some models go on in place
 
     handles = [embedding.register_forward_hook(hook) for embedding in input_embeddings(model.host.inner)]
     try:

@@ -12,7 +12,6 @@ of the stream cannot be told this way, and the run is refused. Memory: O(T) a la
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from interp.bridges.host import BridgeHost
 from interp.captures.contributions import Projections
 from interp.errors import InputError
 from interp.inputs.batch import Batch
+from interp.models.blocks import block_paths
 from interp.models.call import AttentionCall
 from interp.models.layers import AttentionLayer, LayerKey
 from interp_kernels import Attended, AttentionMap
@@ -79,10 +80,16 @@ def residual_stream(model: HookedModel, batch: Batch) -> list[BlockStream]:
     """Run ``model`` once and keep its residual stream at every block. Edits in force apply.
 
     Raises:
-        InputError: a model whose blocks are not of the form above, or which has blocks without attention.
+        InputError: a model whose blocks are not of the form above, or which has blocks without attention; a bridge of
+            TransformerLens, whose attention a watch over its components would have run dense.
     """
+    if isinstance(model.host, BridgeHost):
+        raise InputError(
+            f"{model.name} is a bridge of TransformerLens, whose residual stream is not followed; load the same model through "
+            "transformers, by its name or folder"
+        )
     layers = [(module, layer) for module, served in model.host.layers.items() for layer in served]
-    blocks = {layer.key: _block(model, layer) for _, layer in layers}
+    blocks = _blocks(model)
     _check_one_stack(model, [layer for _, layer in layers], blocks)
     seen = {key: _Seen() for key in blocks}
     projections = Projections(model.host.inner, model.host.layers, INSTEAD)
@@ -121,12 +128,15 @@ def check_unedited(layer: LayerKey, z: Tensor, rows: Tensor, values: Tensor, cou
         )
 
 
-def _block(model: HookedModel, layer: AttentionLayer) -> nn.Module:
-    """The module of the layer's number that its attention is in: "model.layers.3" of "model.layers.3.self_attn"."""
-    match = re.match(r"(?:.*?\.)?\d+(?=\.)", layer.path)
-    if match is None:
-        raise _refusal(layer.key, "its attention is not in a numbered block")
-    return model.host.inner.get_submodule(match[0])
+def _blocks(model: HookedModel) -> dict[LayerKey, nn.Module]:
+    """Layer -> the module that takes in the stream and hands it on."""
+    paths = block_paths(model.host.inner, model.host.layers)
+    blocks: dict[LayerKey, nn.Module] = {}
+    for layer, path in paths.items():
+        if path is None:
+            raise _refusal(layer, "its attention is not in a numbered block")
+        blocks[layer] = model.host.inner.get_submodule(path)
+    return blocks
 
 
 def _check_one_stack(model: HookedModel, layers: list[AttentionLayer], blocks: dict[LayerKey, nn.Module]) -> None:

@@ -152,7 +152,7 @@ def divergences(
     Raises:
         InputError: fewer than three heads, heads of stacks that see different tokens, options out of range, no scikit-learn.
     """
-    _check_options(smoothing, rows, clusters)
+    _check_options(smoothing, rows, clusters, seed)
     check_sklearn()
     chosen = _chosen(model, heads, layers)
     names = [(layer, head) for layer, numbers in chosen.items() for head in numbers]
@@ -183,7 +183,9 @@ def divergences(
     )
 
 
-def _check_options(smoothing: Any, rows: Any, clusters: Any) -> None:
+def _check_options(smoothing: Any, rows: Any, clusters: Any, seed: Any) -> None:
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise InputError(f"seed: expected an integer from 0 to 2**32 - 1, got {seed!r}")
     if not isinstance(smoothing, float) or not 0 < smoothing < 1:
         raise InputError(f"smoothing: expected a number between 0 and 1, got {smoothing!r}")
     if rows is not None and (type(rows) is not int or rows < 1):

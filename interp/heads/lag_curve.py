@@ -132,7 +132,7 @@ def lag_curve(
         inputs: as of ``HookedModel.capture``; None: BOS, then ``span`` random tokens, twice, in ``samples`` sequences.
         lags: whole numbers from -64 to 64.
         window: cut one text into windows of so many positions; None: it is one sequence, without a standard error.
-        span, samples, seed: of the random tokens.
+        span, samples, seed: of the random tokens; a span that the context does not hold twice is cut to one that it does.
 
     Raises:
         InputError: options out of range; a model whose heads see both ways, or with several stacks of layers; inputs in which no
@@ -142,11 +142,13 @@ def lag_curve(
     for name, value, least in (("span", span, 2), ("samples", samples, 1), ("seed", seed, 0), ("window", window, 2)):
         if not (name == "window" and value is None) and (type(value) is not int or value < least):
             raise InputError(f"lag_curve: {name}: expected a whole number of at least {least}, got {value!r}")
+    if seed >= 2**32:
+        raise InputError(f"lag_curve: seed: expected an integer from 0 to 2**32 - 1, got {seed!r}")
     layers = single_stack(model, "lag_curve")
     if not model.shape.is_causal:
         raise InputError(f"lag_curve is defined for heads that look back only, and {model.name} sees both ways")
     if inputs is None:
-        batches, described = _random(model, span, samples, seed)
+        batches, described, span = _random(model, span, samples, seed)
     else:
         batches = list(batches_of(model, inputs, window, beyond_context=beyond_context))
         described = f"windows of {window} positions" if window and isinstance(inputs, str | Path) else "as given"
@@ -189,11 +191,13 @@ def lag_curve(
     )
 
 
-def _random(model: HookedModel, span: int, samples: int, seed: int) -> tuple[list[Batch], str]:
+def _random(model: HookedModel, span: int, samples: int, seed: int) -> tuple[list[Batch], str, int]:
+    """The sequences, what they are in words, and their span, which is shorter where the context is."""
     from interp.scan import source_of
 
     made = RepeatedRandom(span).make(source_of(model, samples=samples, seed=seed))
-    return [model.batch(torch.stack(made.ids))], made.described
+    ids = torch.stack(made.ids)
+    return [model.batch(ids)], made.described, (ids.shape[1] - made.prefix) // 2
 
 
 def _ids(batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ Maps" (arXiv 2407.07071); voidism/Lookback-Lens. ``interp.heads.lookback_detecto
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +25,7 @@ from interp.results.means import over
 from interp.results.result import Result
 from interp.results.settings import settings_of
 from interp_kernels import KeyMass
+from interp_kernels.integers import whole_numbers
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -160,7 +162,7 @@ def lookback(
     reason = _unfit(model)
     if reason is not None:
         raise InputError(f"lookback: {reason}")
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts) if np.iterable(prompts) else []
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InputError(f"prompts: expected a text or texts, got {prompts!r:.80}")
     asked = [tokenise(text, model.tokenizer) for text in texts]
@@ -188,8 +190,13 @@ def lookback(
             model,
             method=METHOD,
             source=SOURCE,
-            constants={"generated": responses is None, "generation": settings, "context": [str(c) for c in contexts]},
-            inputs={"prompts": [len(ids) for ids in asked], "new_tokens": [len(ids) for ids in answers]},
+            constants={"generated": responses is None, "context": [str(c) for c in contexts]}
+            | ({"max_new_tokens": max_new_tokens, "generation": settings} if responses is None else {}),
+            inputs={
+                "prompts": [len(ids) for ids in asked],
+                "new_tokens": [len(ids) for ids in answers],
+                "sha256": hashlib.sha256(repr((asked, answers)).encode()).hexdigest(),
+            },
         ),
         ratios=np.stack(padded),
         layers=tuple(str(layer) for layer in model.layers),
@@ -218,7 +225,10 @@ def _contexts(context: Any, asked: Sequence[Sequence[int]]) -> list[range]:
     for prompt, wanted in zip(asked, each, strict=True):
         if wanted is not None and not isinstance(wanted, slice):
             raise InputError(f"context: expected a slice of the prompt's tokens, or None for all, got {wanted!r:.60}")
-        columns = range(len(prompt)) if wanted is None else range(*wanted.indices(len(prompt)))
+        try:
+            columns = range(len(prompt)) if wanted is None else range(*wanted.indices(len(prompt)))
+        except (TypeError, ValueError):
+            raise InputError(f"context: expected a slice of whole numbers, got {wanted}") from None
         if not columns:
             raise InputError(f"context: {wanted} holds none of the prompt's {len(prompt)} tokens")
         found.append(columns)
@@ -250,20 +260,24 @@ def _generated(
 
 
 def _given(model: HookedModel, responses: Any, count: int) -> list[list[int]]:
-    each = [responses] if isinstance(responses, str) else list(responses)
+    each = [responses] if isinstance(responses, str) else list(responses) if np.iterable(responses) else None
+    if each is None:
+        raise InputError(f"responses: expected a text, or for each prompt a text or token ids, got {responses!r:.80}")
     if len(each) != count:
         raise InputError(f"responses: expected one for each of the {count} prompts, got {len(each)}")
-    found = []
-    for response in each:
-        ids = (
-            tokenise(response, model.tokenizer, special=False)
-            if isinstance(response, str)
-            else [int(i) for i in response]
-        )
-        if not ids:
-            raise InputError("responses: one is empty; leave its prompt out")
-        found.append(ids)
-    return found
+    return [_response(model, number, response) for number, response in enumerate(each)]
+
+
+def _response(model: HookedModel, number: int, response: Any) -> list[int]:
+    if isinstance(response, str):
+        ids = tokenise(response, model.tokenizer, special=False) if response else []
+    else:
+        ids = whole_numbers(response)
+    if ids is None:
+        raise InputError(f"responses: number {number}: expected a text or the ids of tokens, got {response!r:.60}")
+    if not ids:
+        raise InputError("responses: one is empty; leave its prompt out")
+    return ids
 
 
 def _ratios(

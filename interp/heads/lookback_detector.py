@@ -66,7 +66,7 @@ class LookbackDetector(Result):
             InputError: labels that do not fit, windows of one kind only, sequences that are too short, no scikit-learn.
         """
         check_sklearn()
-        if not isinstance(penalty, int | float) or not penalty > 0:
+        if not isinstance(penalty, int | float) or not 0 < penalty < float("inf"):
             raise InputError(f"penalty: expected a number above 0, got {penalty!r}")
         features, places = _defined(ratios, window)
         wanted = _labels(ratios, labels)
@@ -167,12 +167,16 @@ def _defined(ratios: LookbackRatios, window: int) -> tuple[np.ndarray, pd.DataFr
 
 def _labels(ratios: LookbackRatios, labels: Any) -> list[list[float]]:
     """0 or 1 of each new token of each sequence."""
-    each = list(labels)
+    each = list(labels) if np.iterable(labels) else []
     if len(each) != len(ratios.tokens):
-        raise InputError(f"labels: expected one for each of the {len(ratios.tokens)} sequences, got {len(each)}")
+        came = len(each) if np.iterable(labels) else repr(labels)
+        raise InputError(f"labels: expected one for each of the {len(ratios.tokens)} sequences, got {came}")
     found = []
     for number, (label, tokens) in enumerate(zip(each, ratios.tokens, strict=True)):
-        by_token = [float(label)] * len(tokens) if np.ndim(label) == 0 else [float(value) for value in label]
+        try:
+            by_token = [float(label)] * len(tokens) if np.ndim(label) == 0 else [float(value) for value in label]
+        except (TypeError, ValueError):
+            by_token = []
         if len(by_token) != len(tokens) or not set(by_token) <= {0.0, 1.0}:
             raise InputError(
                 f"labels: sequence {number} has {len(tokens)} new tokens; expected 0 or 1, or so many of them, got {label!r:.60}"

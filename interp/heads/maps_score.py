@@ -105,7 +105,7 @@ def maps_score(model: HookedModel, pairs: Iterable[tuple[Tokens, Tokens]], k: in
     )
     if type(k) is not int or not 1 <= k < vocabulary:
         raise InputError(f"k: expected a whole number from 1 to {vocabulary - 1}, got {k!r}")
-    listed = [pair if isinstance(pair, tuple | list) else (pair,) for pair in pairs]
+    listed = [pair if isinstance(pair, tuple | list) else (pair,) for pair in (pairs if np.iterable(pairs) else ())]
     if not listed or any(len(pair) != 2 for pair in listed):
         raise InputError("pairs: expected at least one pair (source, target), such as [(' France', ' Paris')]")
     ids = [torch.cat([target_ids("pairs", model, pair[side], 1, vocabulary) for pair in listed]) for side in (0, 1)]

@@ -9,7 +9,6 @@ hidden state outlives its block.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import InputError
+from interp.models.blocks import block_paths
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Activation:
     """One number of the residual stream.
 
-    place     0, 1, ...: the stream as it enters that block; the number of blocks: as it leaves the last one
+    place     0, 1, ...: the stream as it enters that block; the number of blocks: as it leaves the last one. Of a hybrid
+              blocks that attend are counted, and no others
     rank      1 for the largest of its sequence at this place, 2 for the next
     sample    number of the sequence; position counts from its first token that is no padding
     median    of |x| over the sequence at this place; of an even number of them the lower of the two in the middle
@@ -148,22 +149,20 @@ class Stream:
 def _blocks(model: HookedModel) -> tuple[list[nn.Module], int]:
     """The blocks that hold the attention layers of the language model, and how many of them run, one after the other.
 
-    A block is the outermost numbered component that an attention module stands in: model.layers.3 of model.layers.3.self_attn.
-
     Raises:
         InputError: an attention module stands in none.
     """
     inner = model.host.inner
-    paths = {id(module): path for path, module in inner.named_modules()}
+    paths = block_paths(inner, model.host.layers)
     blocks: dict[str, int] = {}
-    for module, served in model.host.layers.items():
+    for served in model.host.layers.values():
         if not isinstance(served[0].key, int):
             continue
-        match = re.match(r"(?:.*?\.)?\d+(?=\.)", paths.get(id(module), ""))
-        if match is None:
+        path = paths[served[0].key]
+        if path is None:
             raise InputError(
                 f"massive activations: the blocks of {model.name} cannot be told from its components; leave them out with "
                 "massive=False"
             )
-        blocks[match[0]] = max(blocks.get(match[0], 0), len(served))
+        blocks[path] = max(blocks.get(path, 0), len(served))
     return [inner.get_submodule(path) for path in blocks], sum(blocks.values())

@@ -60,10 +60,12 @@ def built_in_needles(count: int = BUILT_IN, seed: int = 0) -> tuple[Needle, ...]
     """``count`` needles about different people: five random digits and two random words in turn. The same for the same seed.
 
     Raises:
-        InputError: ``count`` is no number from 1 to as many names as there are.
+        InputError: ``count`` is no number from 1 to as many names as there are, or the seed is out of range.
     """
     if type(count) is not int or not 1 <= count <= len(trained.NAMES):
         raise InputError(f"needles: expected needles, or how many from 1 to {len(trained.NAMES)}, got {count!r}")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise InputError(f"seed: expected an integer from 0 to 2**32 - 1, got {seed!r}")
     generator = np.random.default_rng(seed)
     names = [trained.NAMES[int(i)] for i in generator.choice(len(trained.NAMES), size=count, replace=False)]
     return tuple(_built_in(generator, name, number=place % 2 == 0) for place, name in enumerate(names))

@@ -130,10 +130,10 @@ class Pattern(RunDetector):
             "duplicate_token_head": {"labels": lambda tokens: (tokens.ids, tokens.ids), "strict": True},
             "induction_head": {"labels": lambda tokens: (tokens.ids, previous_ids(tokens.ids[None])[0])},
         }
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             from interp.naming import nearest
 
-            raise InputError(f"unknown pattern {name!r}; {nearest(name, known)}")
+            raise InputError(f"unknown pattern {name!r}; {nearest(str(name), known)}")
         return cls(name=name, **known[name], **options)
 
     def measure(self, model: HookedModel, setting: Setting) -> Scored:

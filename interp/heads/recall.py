@@ -67,6 +67,8 @@ def needle_recall(model: HookedModel, trials: Sequence[Trial], *, progress: bool
         InputError: there is no trial, or one that does not fit the model.
         RunError: the activations hold NaN.
     """
+    if not isinstance(trials, Sequence) or not all(isinstance(trial, Trial) for trial in trials):
+        raise InputError(f"trials: expected those of interp.heads.needle_trials, got {trials!r:.60}")
     if not trials:
         raise InputError("trials: there is none; make some with interp.heads.needle_trials")
     bar = tqdm(trials, unit="trial", desc=f"recall {model.name}", disable=not progress)

@@ -197,6 +197,8 @@ def retrieval(
         RunError: the activations hold NaN, or the folder cannot be written any more.
     """
     _check(counting, scored, threshold, recall_above)
+    if folder is not None and not isinstance(folder, str | Path):
+        raise InputError(f"folder: expected a path, or None to keep nothing, got {folder!r:.60}")
     given = checked_needles(needles, seed)
     trials = needle_trials(
         model,

@@ -74,15 +74,20 @@ class SurfaceStatistics(Result):
     def of(self, statistic: str) -> pd.DataFrame:
         """The rows of one statistic, largest first."""
         if statistic not in self.statistics:
-            raise InputError(f"there is no statistic {statistic!r} here; {nearest(statistic, self.statistics)}")
+            raise InputError(f"there is no statistic {statistic!r} here; {nearest(str(statistic), self.statistics)}")
         rows = self.table[self.table["statistic"] == statistic]
         return rows.sort_values("value", ascending=False, ignore_index=True, kind="stable")
 
-    def plot(self, statistics: Sequence[str] | None = None) -> go.Figure:
+    def plot(self, statistics: str | Sequence[str] | None = None) -> go.Figure:
         """A panel a statistic: a dot a head over its layer, and chance as a line; see ``interp.plots.surface``."""
         from interp.plots.surface import surface_panels
 
-        return surface_panels(self, self.statistics if statistics is None else list(statistics))
+        chosen = (
+            [statistics] if isinstance(statistics, str) else self.statistics if statistics is None else list(statistics)
+        )
+        if not chosen:
+            raise InputError(f"statistics: expected at least one of {', '.join(self.statistics)}")
+        return surface_panels(self, chosen)
 
     def plot_profile(self, *heads: str) -> go.Figure:
         """Mass by distance of some heads ("L5H1"), the strongest at looking far by default, beside uniform attention."""
@@ -95,6 +100,9 @@ class SurfaceStatistics(Result):
         for statistic in self.statistics:
             rows = self.of(statistic)
             best = rows.iloc[0]
+            if math.isnan(best["value"]):
+                lines.append(f"{statistic:<16} not defined: no query has such a key")
+                continue
             lines.append(
                 f"{statistic:<16} largest {head_name(best['layer'], int(best['head']))} {best['value']:.3g} {best['unit']}"
                 f" (chance {best['chance']:.3g}), median {rows['value'].median():.3g}"
@@ -136,6 +144,8 @@ def surface(
         InputError: inputs, layers or classes that do not fit.
     """
     wanted = _layers(model, layers)
+    if not isinstance(classes, Mapping) or not all(isinstance(n, str) and callable(f) for n, f in classes.items()):
+        raise InputError(f"classes: expected names with a function of a token each, got {classes!r:.80}")
     for name in classes:
         if name in (*NAMES.values(), "entropy", "distance", "peak", "profile"):
             raise InputError(f"classes: {name!r} is the name of another statistic; give the class another name")

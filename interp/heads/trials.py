@@ -279,7 +279,11 @@ def _check_numbers(max_new_tokens: int, seed: int, stop: Sequence[str] | None) -
         raise InputError(f"seed: expected an integer from 0 to 2**32 - 1, got {seed!r}")
     if stop is None:
         return
-    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
+    if (
+        not isinstance(stop, Sequence)
+        or isinstance(stop, str)
+        or not all(isinstance(text, str) and text for text in stop)
+    ):
         raise InputError(f"stop: expected a list of texts that are not empty, got {stop!r:.80}")
 
 

@@ -22,8 +22,8 @@ def head_grid(scores: HeadScores, detector: str) -> go.Figure:
 
     Marks: colour is the score on the detector's fixed range (mostly 0 to 1), so that grids can be compared; where the range
     has two signs, blue is below 0 and red above. A frame marks heads above the detector's threshold; grey is a score that
-    is not defined. Small grids show the score in each cell. Hovering gives score, standard error, chance level and the
-    share of samples above the threshold.
+    is not defined. Small grids show the score in each cell. Hovering gives score, standard error and chance level, where the
+    detector has them, and the share of samples above the threshold.
     """
     grid = scores.grid(detector)
     layers, heads = grid.shape
@@ -31,6 +31,7 @@ def head_grid(scores: HeadScores, detector: str) -> go.Figure:
     names = np.array([[head_name(layer, head) for head in range(heads)] for layer in range(layers)])
     low, high = scores.range(detector)
     is_signed = low < 0 < high
+    error, chance = (not np.isnan(column).all() for column in columns[:2])
     cell = max(6, min(LARGEST_CELL, MOST_PIXELS // max(layers, heads)))
     figure = go.Figure(
         go.Heatmap(
@@ -46,7 +47,8 @@ def head_grid(scores: HeadScores, detector: str) -> go.Figure:
                 "tickvals": np.linspace(low, high, 5).tolist(),
             },
             hovertemplate=(
-                "<b>%{customdata[0]}</b><br>score %{z:.3f} ± %{customdata[1]:.3f}<br>chance %{customdata[2]:.3f}"
+                f"<b>%{{customdata[0]}}</b><br>score %{{z:.3f}}{' ± %{customdata[1]:.3f}' * error}"
+                f"{'<br>chance %{customdata[2]:.3f}' * chance}"
                 "<br>threshold %{customdata[3]}<br>%{customdata[4]:.0%} of %{customdata[5]} samples above<extra></extra>"
             ),
             hoverongaps=False,

@@ -25,8 +25,8 @@ def ratios_by_token(result: LookbackRatios, sequence: int) -> go.Figure:
     Marks: a row is a head, a column a new token, left to right. Colour is the ratio: red looks back at the context, blue at what
     the model itself has written, white (0.5) is uniform attention; grey is undefined, as at the first token.
     """
-    if not -len(result.tokens) <= sequence < len(result.tokens):
-        raise InputError(f"sequence {sequence} does not exist: there are {len(result.tokens)}")
+    if type(sequence) is not int or not -len(result.tokens) <= sequence < len(result.tokens):
+        raise InputError(f"sequence {sequence!r} does not exist: there are {len(result.tokens)}")
     tokens = [token_label(token) for token in result.tokens[sequence]]
     ratios = result.ratios[sequence][:, :, : len(tokens)]
     layers, heads, count = ratios.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,9 @@ def surface_panels(result: SurfaceStatistics, statistics: Sequence[str]) -> go.F
     """
     frames = [result.of(statistic) for statistic in statistics]
     rows = math.ceil(len(frames) / COLUMNS)
-    titles = [f"{name}, {frame['unit'].iloc[0]}" for name, frame in zip(statistics, frames, strict=True)]
+    titles = [
+        f"{escape(name, quote=False)}, {frame['unit'].iloc[0]}" for name, frame in zip(statistics, frames, strict=True)
+    ]
     figure = make_subplots(
         rows=rows, cols=min(COLUMNS, len(frames)), subplot_titles=titles, vertical_spacing=0.4 / rows
     )

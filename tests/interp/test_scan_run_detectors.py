@@ -98,3 +98,15 @@ def test_a_signed_grid_has_two_colours_and_the_report_says_so(model: HookedModel
     again = interp.store.load_scan(tmp_path)
     assert again.range("signed") == (-2.0, 2.0)
     assert isinstance(again, HeadScores)
+
+
+def test_a_score_without_a_chance_level_has_none_wherever_it_is_shown(model: HookedModel, tmp_path):
+    scores = interp.scan(model, "ov_copying", progress=False)
+    assert scores.of("ov_copying")["chance"].isna().all()
+    assert "(chance –)" in repr(scores)
+    page = scores.save(tmp_path).read_text("utf-8")
+    assert "Chance level\n–. Hover" in page
+    assert "nan" not in page[page.index("<section") : page.index('<div class="scroll">', page.index("<section"))]
+    template = scores.plot("ov_copying").data[0].hovertemplate
+    assert "chance" not in template
+    assert "±" not in template

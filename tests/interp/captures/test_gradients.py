@@ -164,3 +164,23 @@ def test_objectives_that_give_no_scalar_of_the_run_are_refused(
 def test_an_objective_without_a_value_is_an_error(own_model: Callable[[str], PreTrainedModel]):
     with pytest.raises(RunError, match="objective: it gave nan; a finite number is needed"):
         gradients(interp.load(own_model("llama")), token_ids((1, 5)), lambda x: x.sum() * float("nan"))
+
+
+def test_a_model_that_scales_its_embedding_in_place_is_differentiated_as_it_stands() -> None:
+    """CTRL multiplies what its embedding gives by sqrt(d) in place."""
+    config = transformers.CTRLConfig(**COMMON, n_embd=32, n_layer=2, n_head=4, dff=48, n_positions=64)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = transformers.CTRLLMHeadModel(config).eval().double()
+    ids = token_ids((1, 9))
+    table = own.get_input_embeddings().weight
+    (wanted,) = torch.autograd.grad(own(ids, use_cache=False).logits[0, -1, 5], [table])
+    found = gradients(interp.load(own), ids, lambda logits: logits[0, -1, 5])
+
+    ((embedding, gradient),) = found.embeddings
+    assert torch.equal(embedding, table[ids].detach())
+    # The table is the unembedding too: the last position's state is added to row 5, and to no other.
+    of_tokens = torch.zeros_like(table).index_add_(0, ids[0], gradient[0])
+    rows = [row for row in range(len(table)) if row != 5]
+    torch.testing.assert_close(of_tokens[rows], wanted[rows], rtol=1e-9, atol=1e-12)
+    assert float(gradient.abs().max()) > 0

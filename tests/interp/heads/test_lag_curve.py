@@ -13,7 +13,7 @@ import interp
 from interp.errors import InputError
 from interp.heads.lag_curve import LagCurve
 from tests.interp import dense
-from tests.interp.tiny import ARCHITECTURES, HEADS, LAYERS, right_padded, who_sees_whom
+from tests.interp.tiny import ARCHITECTURES, CONTEXT, HEADS, LAYERS, right_padded, who_sees_whom
 from tests.interp.words import BOS, text_of
 
 LAGS = (-3, -2, -1, 0, 1, 2, 3)
@@ -139,6 +139,7 @@ def test_a_lag_that_no_query_has_is_nan(own_model):
         ({"lags": (0, 65)}, "lags: expected different whole numbers"),
         ({"lags": (True,)}, "lags: expected different whole numbers"),
         ({"span": 1}, "span: expected a whole number of at least 2, got 1"),
+        ({"seed": 2**70}, r"seed: expected an integer from 0 to 2\*\*32 - 1, got"),
         ({"samples": 0}, "samples: expected a whole number of at least 1, got 0"),
         ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
     ],
@@ -151,3 +152,10 @@ def test_options_out_of_range_are_refused(given, message, own_model):
 def test_an_encoder_is_refused(own_model):
     with pytest.raises(InputError, match="defined for heads that look back only, and BertModel sees both ways"):
         interp.heads.lag_curve(interp.load(own_model("bert")), [5, 6, 5])
+
+
+def test_settings_say_the_span_that_the_context_holds(own_model):
+    result = interp.heads.lag_curve(interp.load(own_model("llama")), span=5000, samples=1)
+    ran = result.settings["inputs"]["described"]
+    assert f"1 sequences of {result.settings['constants']['span']} random tokens, twice" in ran
+    assert result.settings["constants"]["span"] == (CONTEXT - 1) // 2

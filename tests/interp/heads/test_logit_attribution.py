@@ -261,13 +261,24 @@ def test_an_encoder_without_a_head_is_refused(own_model):
         logit_attribution(interp.load(own_model("bert")), IDS, TOKEN)
 
 
-def test_a_head_with_a_layer_of_its_own_is_refused():
-    config = transformers.BertConfig(**WIDTHS, **COMMON)
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "quick_gelu"])
+def test_a_head_with_a_layer_of_its_own_is_refused(activation: str):
+    """Also where its activation is written out as x times a gate made of x."""
+    config = transformers.BertConfig(**WIDTHS, **COMMON, hidden_act=activation)
     model = interp.load(randomised(transformers.BertForMaskedLM(config).eval()))
     with pytest.raises(
         InputError, match="between its last layer and its unembedding stands something that is not linear"
     ):
         logit_attribution(model, IDS, TOKEN)
+
+
+def test_layers_that_share_their_block_are_refused():
+    config = transformers.AlbertConfig(**WIDTHS, **COMMON, embedding_size=32, hidden_act="relu")
+    model = interp.load(randomised(transformers.AlbertForMaskedLM(config).eval()))
+    with pytest.raises(InputError, match="its layers share their blocks, whose runs cannot be told apart"):
+        logit_attribution(model, IDS, TOKEN)
+    with pytest.raises(InputError, match="its layers share their blocks, whose runs cannot be told apart"):
+        interp.heads.ov_copying(model)
 
 
 class Bent(nn.Module):

@@ -118,6 +118,12 @@ def test_shorter_responses_are_filled_with_nan(own_model: Build, tokenizer: PreT
     [
         ({"prompts": ""}, "prompts: expected a text or texts, got ''"),
         ({"prompts": ["w5", "w6"], "responses": "w7"}, "responses: expected one for each of the 2 prompts, got 1"),
+        ({"prompts": 5}, "prompts: expected a text or texts, got 5"),
+        ({"responses": 5}, "responses: expected a text, or for each prompt a text or token ids, got 5"),
+        ({"responses": [5]}, "responses: number 0: expected a text or the ids of tokens, got 5"),
+        ({"responses": [[1.5, 2]]}, r"responses: number 0: expected a text or the ids of tokens, got \[1.5, 2\]"),
+        ({"responses": "w7", "context": slice(0, 2, 0)}, "context: expected a slice of whole numbers, got slice"),
+        ({"responses": "w7", "context": slice("a", 2)}, "context: expected a slice of whole numbers, got slice"),
         ({"responses": [[]]}, "responses: one is empty"),
         ({"responses": "w7", "temperature": 1.0}, r"settings \['temperature'\] are of generation"),
         ({"context": slice(7, 9)}, r"context: slice\(7, 9, None\) holds none of the prompt's 4 tokens"),
@@ -172,6 +178,13 @@ def test_the_detector_is_the_regression_of_scikit_learn(tmp_path: Path):
 
 def test_labels_and_ratios_that_do_not_fit_the_detector_are_refused():
     ratios = random_ratios(0)
+    for labels, message in ((1, "12 sequences, got 1"), ([None] * 12, "sequence 0 has 7 new tokens; expected 0 or 1")):
+        with pytest.raises(InputError, match=message):
+            LookbackDetector.fit(ratios, labels, window=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="penalty: expected a number above 0, got inf"):
+        LookbackDetector.fit(ratios, [0, 1] * 6, window=3, penalty=float("inf"))
+    with pytest.raises(InputError, match="sequence 'a' does not exist: there are 12"):
+        ratios.plot("a")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="labels: expected one for each of the 12 sequences, got 2"):
         LookbackDetector.fit(ratios, [0, 1], window=3)
     with pytest.raises(
@@ -233,3 +246,11 @@ def test_on_the_demo_model_it_tells_right_values_from_wrong_ones():
     model = interp.load("demo")
     detector = LookbackDetector.fit(*needle_values(model, 0, 30), window=5)
     assert detector.auroc(*needle_values(model, 1, 20)) > 0.8
+
+
+def test_settings_tell_responses_of_equal_length_apart(own_model: Build, tokenizer: PreTrainedTokenizerFast):
+    model = interp.load(own_model("llama"), tokenizer=tokenizer)
+    first, other, again = (
+        lookback(model, "w5 w6 w7", given).settings["inputs"] for given in ("w8 w9", "w8 w8", "w8 w9")
+    )
+    assert first == again != other

@@ -118,7 +118,9 @@ def test_punctuation_is_nothing_but_punctuation(text: str, expected: bool):
 
 
 def test_one_token_has_no_previous_one(own_model: Build):
-    frame = surface(interp.load(own_model("llama")), [[5]]).to_frame()
+    result = surface(interp.load(own_model("llama")), [[5]])
+    frame = result.to_frame()
+    assert "previous_token   not defined: no query has such a key" in result.summary()
     assert frame.query("statistic == 'previous_token'")["value"].isna().all()
     assert frame.query("statistic == 'previous_token'")["samples"].eq(0).all()
     assert frame.query("statistic == 'current_token'")["value"].eq(1).all()
