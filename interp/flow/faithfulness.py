@@ -97,7 +97,7 @@ def faithfulness(
         for number, part in enumerate(alone):
             given_at = at[number] if isinstance(at, Sequence) else at
             one = target if callable(target) else whole.wanted[number]
-            found.append(_scored(model, part, one, given_at, measure, wanted, way, bar.update))
+            found.append(_scored(model, part, one, given_at, measure, wanted, way, bar.update, beyond_context))
     return _result(
         model, batch, found, chosen, special=special, own=own, settings={"ablation": ablation, "measure": measure}
     )
@@ -124,6 +124,7 @@ def _scored(
     methods: dict[str, Method],
     way: TokenAblation,
     done: object,
+    beyond_context: bool,
 ) -> _Scored:
     objective = explained(model, batch, target, at, measure)
     last = model.run(batch, lambda call: (), lambda call, attended: None, logits=True)
@@ -131,7 +132,7 @@ def _scored(
     read = tokens_read(model, batch)
     [[position]] = output_columns(model, read, objective, None)
     fixed = target if callable(target) else objective.chosen[0]
-    example = Example(model, batch, position, fixed, at if at is not None else _at(objective), measure)
+    example = Example(model, batch, position, fixed, at if at is not None else _at(objective), measure, beyond_context)
     scores = {name: _checked(name, method.scores(example), batch.tokens) for name, method in methods.items()}
     assert callable(done)
     scores[ABLATION] = value - without_each(model, batch, objective, way, done).numpy()
@@ -224,7 +225,10 @@ def _compared(model: HookedModel, each: _Scored, *, special: bool, own: bool) ->
 
 
 def _checked(name: str, scores: object, length: int) -> np.ndarray:
-    values = np.asarray(scores.detach().cpu() if isinstance(scores, torch.Tensor) else scores, dtype=np.float64)
+    try:
+        values = np.asarray(scores.detach().cpu() if isinstance(scores, torch.Tensor) else scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise RunError(f"method {name!r}: expected a number for each of {length} tokens, got {scores!r:.60}") from None
     if values.shape != (length,):
         raise RunError(
             f"method {name!r}: expected a number for each of {length} tokens, got shape {list(values.shape)}"

@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.captures.sides import sides_of, tokens_of_batch
 from interp.errors import InputError
 from interp.inputs.tokens import tokenise
+from interp_kernels.integers import whole, whole_numbers
 
 if TYPE_CHECKING:
     from interp.inputs.batch import Batch
@@ -170,11 +171,11 @@ def output_columns(
             return [[column] for column in read.at]
         first = not model.shape.is_causal and not is_encoder_decoder(model)
         return [[int(columns[0 if first else -1])] for columns in tokens.columns]
-    given: Any = [positions] if isinstance(positions, Integral) else positions
-    is_fit = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
-    if not is_fit or not all(isinstance(p, Integral) and not isinstance(p, bool) for p in given):
+    one = whole(positions)
+    given = [one] if one is not None else whole_numbers(positions)
+    if not given:
         raise InputError(f"positions: expected a position, several, or 'all', got {positions!r:.60}")
-    return [[_column("positions", columns, int(p)) for p in given] for columns in tokens.columns]
+    return [[_column("positions", columns, p) for p in given] for columns in tokens.columns]
 
 
 def token_name(model: HookedModel, index: int) -> str:

@@ -210,6 +210,7 @@ def test_importance_is_read_back_equal_and_drawn(own_model: Callable, tmp_path: 
         ),
         ({"objective": lambda x: x.sum((1, 2)).detach()}, "what it gives has no gradient"),
         ({"layers": [7]}, "layer 7 does not exist"),
+        ({"layers": []}, "layers: give at least one, or leave it out for all of them"),
         ({"inputs": [[3], [4, 5]]}, "sequence 0 of the input has one token"),
     ],
 )

@@ -238,6 +238,7 @@ def test_heads_of_a_scan_are_those_above_the_threshold_strongest_first(model: in
         ({"heads": ["L7H0"]}, "layer 7 does not exist"),
         ({"worse": None}, "say which way your metric is worse: worse='higher' for a loss"),
         ({"worse": "up"}, r"worse: expected 'higher' \(a loss, where more is worse\) or 'lower'"),
+        ({"ablation": ["zero"]}, r"ablation: expected one of 'zero', 'mean', 'uniform', got \['zero'\]"),
         ({"ablation": "noise"}, "ablation: expected one of 'zero', 'mean', 'uniform', got 'noise'"),
         (
             {"ablation": "mean"},
@@ -272,6 +273,14 @@ def test_bad_input_is_refused_before_anything_runs(model: interp.HookedModel, op
     given = {"heads": FOUND, "task": metric, "worse": "lower"} | options
     with pytest.raises(InputError, match=message):
         causal.verify(model, given.pop("heads"), given.pop("task"), **given)
+
+
+@pytest.mark.parametrize("trials", [[1], 3])
+def test_what_is_no_needle_trial_is_refused(model: interp.HookedModel, trials: Any):
+    with pytest.raises(
+        InputError, match=r"retrieval_task: expected trials, as interp.heads.needle_trials makes them, got"
+    ):
+        causal.retrieval_task(model, trials)
 
 
 def test_metrics_that_give_no_numbers_are_refused(model: interp.HookedModel):
