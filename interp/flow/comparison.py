@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -128,13 +128,13 @@ def _correlations(results: Mapping[str, TokenWeights]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["sequence", "position", "first", "second", "correlation"])
 
 
-def _check_results(results: object, least: int) -> None:
-    is_fit = isinstance(results, Mapping) and len(results) >= least
-    if not is_fit or not all(isinstance(n, str) and isinstance(each, TokenWeights) for n, each in results.items()):
+def _check_results(results: Any, least: int) -> None:
+    given = dict(results) if isinstance(results, Mapping) else {}
+    if len(given) < least or not all(isinstance(n, str) and isinstance(r, TokenWeights) for n, r in given.items()):
         many = "one" if least == 1 else "two"
         raise InputError(
             f"results: expected at least {many} of rollout or attention_flow, by name, such as {{'rollout': found}}, got "
-            f"{type(results).__name__}" + (f" of {len(results)}" if isinstance(results, Mapping) else "")
+            f"{list(given) if given else type(results).__name__}"
         )
 
 
