@@ -20,6 +20,7 @@ from interp.inputs.convert import Inputs
 from interp.inputs.windows import Windows
 from interp.models.layers import LayerKey
 from interp.naming import head_name
+from interp.results.means import give_or_take
 from interp.results.result import Result
 from interp.results.settings import inputs_of, settings_of
 
@@ -82,7 +83,7 @@ class Importance(Result):
         ranking = self.ranking()
         shown = self.table.set_index("name")
         best, worst = (
-            ", ".join(f"{n} {shown['importance'][n]:.3g} ± {shown['stderr'][n]:.2g}" for n in names)
+            ", ".join(f"{n} {shown['importance'][n]:.3g}{give_or_take(shown['stderr'][n], '.2g')}" for n in names)
             for names in (ranking[:-4:-1], ranking[:3])
         )
         sequences = len(self.values)

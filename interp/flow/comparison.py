@@ -17,6 +17,7 @@ import numpy as np
 from interp.errors import InputError
 from interp.flow.ranks import FEWEST, spearman
 from interp.flow.token_weights import TokenWeights
+from interp.results.means import give_or_take
 from interp.results.result import Result
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class Comparison(Result):
 
     def summary(self) -> str:
         return "\n".join(
-            f"{row['first']} and {row['second']}: rank correlation {row['correlation']:.2f} ± {row['stderr']:.2f} over "
-            f"{row['outputs']} outputs"
+            f"{row['first']} and {row['second']}: rank correlation {row['correlation']:.2f}{give_or_take(row['stderr'])} over "
+            f"{row['outputs']} output{'s' if row['outputs'] != 1 else ''}"
             for row in self.to_frame().to_dict("records")
         )
 

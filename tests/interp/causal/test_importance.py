@@ -158,6 +158,10 @@ def test_a_head_scaled_by_its_mask_changes_the_loss_as_importance_says(own_model
         assert result[name] == pytest.approx(abs(around[0] - around[1]) / 2e-4 / 8, rel=1e-5)
 
 
+def test_one_sequence_has_no_standard_error_to_tell(own_model: Callable):
+    assert "±" not in causal.importance(interp.load(own_model("llama")), token_ids((1, 8))).summary()
+
+
 def test_windows_are_sequences(own_model: Callable, tokenizer: Any):
     model = interp.load(own_model("llama"), tokenizer=tokenizer)
     text = text_of(token_ids((30,), seed=2))

@@ -58,6 +58,8 @@ def test_comparisons_are_kept(demo: HookedModel, tmp_path: Path) -> None:
     read = Comparison.load(made.save(tmp_path / "kept"))
     assert read.to_frame().equals(made.to_frame())
     assert "rollout and max: rank correlation" in repr(read)
+    assert "over 1 output\n" in repr(read)
+    assert "nan" not in repr(read)
     assert read.settings["constants"]["max"]["fusion"] == "max"
 
 

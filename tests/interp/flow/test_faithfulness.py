@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,11 @@ def test_what_does_not_fit_is_refused(given: dict[str, Any], message: str, own_m
     model = interp.load(own_model("llama"), tokenizer=words_tokenizer())
     with pytest.raises(InputError, match=message):
         faithfulness(model, token_ids((1, 5)), progress=False, **given)
+
+
+def test_one_example_has_no_standard_error_to_tell(own_model: Build):
+    found = faithfulness(interp.load(own_model("llama")), token_ids((1, 6)), "attention", progress=False)
+    assert re.fullmatch(r"correlation with ablation over 1 example: attention: -?\d\.\d\d", found.summary())
 
 
 def test_examples_of_two_tokens_say_nothing(own_model: Build):

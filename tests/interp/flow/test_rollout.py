@@ -298,6 +298,8 @@ def test_what_cannot_be_rolled_is_refused_with_the_reason(own_model: Build) -> N
     result = rollout(interp.load("demo"), [4, 5, 6])
     with pytest.raises(InputError, match="position: 1 of sequence 0 was not asked for"):
         result.of(0, 1)
+    with pytest.raises(InputError, match="position: expected the number of a token, got 'last'"):
+        result.of(0, "last")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="sequence: there are 1, counted from 0; got 3"):
         result.of(3)
 
