@@ -58,9 +58,9 @@ class Faithfulness(Result):
         table = self.table()
         table = table[table["reference"] == ABLATION].sort_values("mean", ascending=False, kind="stable")
         lines = [
-            f"{row.method}: {row.mean:.2f}{give_or_take(row.stderr)}"
-            + (f" ({row.undefined} undefined)" if row.undefined else "")
-            for row in table.itertuples()
+            f"{row['method']}: {row['mean']:.2f}{give_or_take(row['stderr'])}"
+            + (f" ({row['undefined']} undefined)" if row["undefined"] else "")
+            for row in table.to_dict("records")
         ]
         return (
             f"correlation with ablation over {len(self.values)} example{'s' if len(self.values) > 1 else ''}: "

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 import interp
 from interp import causal, edits
+from interp.causal.resampling import intervals
 from interp.causal.verification import Verification
 from interp.errors import InputError, RunError
 from interp.heads.samples import RepeatedRandom, Source
@@ -149,6 +150,13 @@ def test_intervals_hold_the_mean_and_are_about_as_wide_as_their_standard_error_s
     assert high - low == pytest.approx(2 * 1.96 * result.stderr, rel=0.1)
     narrow = causal.verify(model, FOUND, metric, worse="lower", level=0.5).of_size().interval
     assert narrow[1] - narrow[0] == pytest.approx(2 * 0.674 * result.stderr, rel=0.1)
+
+
+def test_found_heads_and_controls_are_resampled_on_the_same_samples():
+    found = np.random.default_rng(0).normal(size=12)
+    drawn = intervals(found, np.stack([found - 1, found - 1]), level=0.95, seed=0, is_all=True)
+    assert drawn.found[1] - drawn.found[0] > 0.5
+    assert drawn.difference == pytest.approx((1, 1))
 
 
 def test_one_sample_has_no_interval_but_that_of_drawn_controls(model: interp.HookedModel):
