@@ -31,7 +31,7 @@ def check_ablation(ablation: Any) -> None:
     Raises:
         InputError: it is not one of ``DEFINITIONS``.
     """
-    if ablation not in DEFINITIONS:
+    if not isinstance(ablation, str) or ablation not in DEFINITIONS:
         raise InputError(f"ablation: expected one of {', '.join(map(repr, DEFINITIONS))}, got {ablation!r}")
 
 

@@ -20,6 +20,7 @@ from interp.inputs.convert import Inputs
 from interp.inputs.windows import Windows
 from interp.models.layers import LayerKey
 from interp.naming import head_name
+from interp.results.means import give_or_take
 from interp.results.result import Result
 from interp.results.settings import inputs_of, settings_of
 
@@ -82,7 +83,7 @@ class Importance(Result):
         ranking = self.ranking()
         shown = self.table.set_index("name")
         best, worst = (
-            ", ".join(f"{n} {shown['importance'][n]:.3g} ± {shown['stderr'][n]:.2g}" for n in names)
+            ", ".join(f"{n} {shown['importance'][n]:.3g}{give_or_take(shown['stderr'][n], '.2g')}" for n in names)
             for names in (ranking[:-4:-1], ranking[:3])
         )
         sequences = len(self.values)
@@ -135,6 +136,8 @@ def importance(
     if not isinstance(normalize, bool):
         raise InputError(f"normalize: expected True or False, got {normalize!r}")
     name = _objective_name(model, objective)
+    if layers is not None and not model.wanted_layers(layers := tuple(layers)):
+        raise InputError("layers: give at least one, or leave it out for all of them")
     batches = _batches(model, inputs, beyond_context)
     if objective == "loss":
         for batch in batches:

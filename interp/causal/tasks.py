@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +134,13 @@ def retrieval_task(model: HookedModel, trials: Sequence[Trial] | None = None) ->
     Raises:
         InputError: no trial; or what ``needle_trials`` refuses.
     """
-    from interp.heads import needle_recall, needle_trials
+    from interp.heads import Trial, needle_recall, needle_trials
 
-    given = needle_trials(model) if trials is None else tuple(trials)
+    given = needle_trials(model) if trials is None else tuple(trials) if isinstance(trials, Iterable) else (trials,)
+    if not all(isinstance(trial, Trial) for trial in given):
+        raise InputError(
+            f"retrieval_task: expected trials, as interp.heads.needle_trials makes them, got {trials!r:.60}"
+        )
     if not given:
         raise InputError(
             "retrieval_task: expected at least one trial, as interp.heads.needle_trials makes them, got none"

@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.flow.capacities import SCALE, Network, largest_flows, network
-from interp.flow.mixing import Fusion, Rule, mixing
+from interp.flow.mixing import mixing
 from interp.flow.rollout import SOURCE, constants_of
+from interp.flow.steps import Fusion, Rule
 from interp.flow.token_weights import TokenWeights
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs

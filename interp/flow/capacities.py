@@ -1,6 +1,6 @@
 """The network of attention flow: what each token can pass down, attention by attention, and the largest flow through it.
 
-A node is a token on a level; an edge (q on the level above) -> (k on the level below) can carry Abar_qk (``interp.flow.mixing``).
+A node is a token on a level; an edge (q on the level above) -> (k on the level below) can carry Abar_qk (``interp.flow.steps``).
 scipy's maximum flow takes integers, and long inputs have too many edges to keep; for both the flow that is found is a lower
 bound of the exact one, and cuts of the exact network give an upper bound.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from interp.errors import InputError
-from interp.flow.mixing import Mixing, Step
+from interp.flow.mixing import Mixing
+from interp.flow.steps import Step
 
 if TYPE_CHECKING:
     from scipy.sparse import coo_array, csr_array

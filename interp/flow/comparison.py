@@ -1,7 +1,7 @@
 """Do several ways of tracing outputs to tokens agree? Rank correlations on the same outputs, averaged over texts.
 
 Abnar and Zuidema (arXiv 2005.00928) compare raw attention, rollout and flow by Spearman's rank correlation of the tokens' weights
-in each example, averaged over the examples. Their code ranks ties densely; here ties share their mean rank (scipy's rule).
+in each example, averaged over the examples. Ties share their mean rank (``interp.flow.ranks``).
 
 Raw attention of a layer, averaged over heads, is rollout through that layer alone and without residual.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from interp.errors import InputError
+from interp.flow.ranks import FEWEST, spearman
 from interp.flow.token_weights import TokenWeights
+from interp.results.means import give_or_take
 from interp.results.result import Result
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
 PLACE = "place"
 """Stands for the token's place in its sequence: a method that follows it ranks tokens by how late they come."""
-FEWEST = 3
-"""Tokens that an output must be able to draw on for a correlation."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -56,8 +56,8 @@ class Comparison(Result):
 
     def summary(self) -> str:
         return "\n".join(
-            f"{row['first']} and {row['second']}: rank correlation {row['correlation']:.2f} ± {row['stderr']:.2f} over "
-            f"{row['outputs']} outputs"
+            f"{row['first']} and {row['second']}: rank correlation {row['correlation']:.2f}{give_or_take(row['stderr'])} over "
+            f"{row['outputs']} output{'s' if row['outputs'] != 1 else ''}"
             for row in self.to_frame().to_dict("records")
         )
 
@@ -72,11 +72,10 @@ def compare(results: Mapping[str, TokenWeights]) -> Comparison:
         results: at least two, by name, of the same outputs of the same inputs.
 
     Raises:
-        InputError: fewer; results of other inputs or outputs; no output that can draw on ``FEWEST`` tokens; scipy is missing.
+        InputError: fewer; results of other inputs or outputs; no output that can draw on ``FEWEST`` tokens.
     """
+    _check_results(results, 2)
     names = list(results)
-    if len(names) < 2 or not all(isinstance(each, TokenWeights) for each in results.values()):
-        raise InputError("results: expected at least two, by name, of rollout or attention_flow")
     if PLACE in names:
         raise InputError(f"results: {PLACE!r} stands for the tokens' places; give that result another name")
     first = results[names[0]]
@@ -103,9 +102,8 @@ def side_by_side(results: Mapping[str, TokenWeights], sequence: int = 0, positio
     """
     from interp.plots.flow import token_bars
 
+    _check_results(results, 1)
     names = list(results)
-    if not names:
-        raise InputError("results: expected at least one, by name")
     for name in names[1:]:
         _check_same(results[names[0]], results[name], names[0], name)
     return token_bars(results, [result.row(sequence, position) for result in results.values()])
@@ -114,12 +112,6 @@ def side_by_side(results: Mapping[str, TokenWeights], sequence: int = 0, positio
 def _correlations(results: Mapping[str, TokenWeights]) -> pd.DataFrame:
     import pandas as pd
 
-    try:
-        from scipy.stats import rankdata
-    except ImportError:
-        raise InputError(
-            "compare needs scipy, which the extra `analysis` brings: pip install 'interp[analysis]'"
-        ) from None
     first = next(iter(results.values()))
     rows = []
     for n, (sequence, position) in enumerate(zip(first.sequence, first.position, strict=True)):
@@ -127,21 +119,24 @@ def _correlations(results: Mapping[str, TokenWeights]) -> pd.DataFrame:
         count = before + int(position) + 1 if first.is_causal else len(first.tokens[sequence])
         if count < FEWEST:
             continue
-        ranks = {name: rankdata(result.weights[n, 0, :count]) for name, result in results.items()}
-        ranks[PLACE] = np.arange(count, dtype=np.float64)
-        names = list(ranks)
+        weights = {name: result.weights[n, 0, :count] for name, result in results.items()} | {PLACE: np.arange(count)}
+        names = list(weights)
         rows += [
-            (int(sequence), int(position), one, other, _pearson(ranks[one], ranks[other]))
+            (int(sequence), int(position), one, other, spearman(weights[one], weights[other]))
             for i, one in enumerate(names)
             for other in names[i + 1 :]
         ]
     return pd.DataFrame(rows, columns=["sequence", "position", "first", "second", "correlation"])
 
 
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else float("nan")
+def _check_results(results: Any, least: int) -> None:
+    given = dict(results) if isinstance(results, Mapping) else {}
+    if len(given) < least or not all(isinstance(n, str) and isinstance(r, TokenWeights) for n, r in given.items()):
+        many = "one" if least == 1 else "two"
+        raise InputError(
+            f"results: expected at least {many} of rollout or attention_flow, by name, such as {{'rollout': found}}, got "
+            f"{list(given) if given else type(results).__name__}"
+        )
 
 
 def _check_same(one: TokenWeights, other: TokenWeights, first: str, second: str) -> None:

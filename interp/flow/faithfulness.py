@@ -68,7 +68,8 @@ def faithfulness(
     Args:
         texts: the examples: a text, texts, or token ids; each is run without padding.
         methods: names (see ``interp.flow.METHODS``), a mapping from names to functions of ``interp.flow.Example`` that give a
-            number a token, or None for all of ``METHODS``.
+            number a token, or None for all of ``METHODS`` that the model allows; the others are left out, with the reason in
+            ``settings`` and in the summary.
         target, at: as for ``interp.flow.relevance``, one for all examples or one for each. A function is given the logits of
             one sequence, [1, T, V].
         ablation: how a token is taken out: "unk" or "mask" (the tokenizer's token in its place), an id, "mean" (the mean input
@@ -91,16 +92,23 @@ def faithfulness(
     if all(part.tokens < FEWEST for part in alone):
         raise InputError(f"texts: rank correlations need {FEWEST} tokens, and no example has as many; give longer ones")
     wanted = {name: method for name, method in METHODS.items() if name in GRADIENTS} | chosen
+    # What was not asked for by name may not fit the model.
+    left_out: dict[str, str] | None = {} if methods is None else None
     found: list[_Scored] = []
     total = sum(part.tokens for part in alone)
     with tqdm(total=total, unit="token", desc=f"faithfulness {model.name}", disable=not progress) as bar:
         for number, part in enumerate(alone):
             given_at = at[number] if isinstance(at, Sequence) else at
             one = target if callable(target) else whole.wanted[number]
-            found.append(_scored(model, part, one, given_at, measure, wanted, way, bar.update))
-    return _result(
-        model, batch, found, chosen, special=special, own=own, settings={"ablation": ablation, "measure": measure}
-    )
+            found.append(
+                _scored(model, part, one, given_at, measure, wanted, way, bar.update, beyond_context, left_out)
+            )
+    for each in found:
+        for name in left_out or ():
+            each.scores.pop(name, None)
+    fitting = {name: method for name, method in chosen.items() if name not in (left_out or ())}
+    settings = {"ablation": ablation, "measure": measure, "left_out": left_out or {}}
+    return _result(model, batch, found, fitting, special=special, own=own, settings=settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +132,27 @@ def _scored(
     methods: dict[str, Method],
     way: TokenAblation,
     done: object,
+    beyond_context: bool,
+    left_out: dict[str, str] | None,
 ) -> _Scored:
+    """left_out: gains the methods that do not fit the model, and why; None: they are errors."""
     objective = explained(model, batch, target, at, measure)
     last = model.run(batch, lambda call: (), lambda call, attended: None, logits=True)
     value = float(objective(last))
     read = tokens_read(model, batch)
     [[position]] = output_columns(model, read, objective, None)
     fixed = target if callable(target) else objective.chosen[0]
-    example = Example(model, batch, position, fixed, at if at is not None else _at(objective), measure)
-    scores = {name: _checked(name, method.scores(example), batch.tokens) for name, method in methods.items()}
+    example = Example(model, batch, position, fixed, at if at is not None else _at(objective), measure, beyond_context)
+    scores: dict[str, np.ndarray] = {}
+    for name, method in methods.items():
+        try:
+            if name not in (left_out or ()):
+                scores[name] = _checked(name, method.scores(example), batch.tokens)
+        except InputError as error:
+            # Gradients are what the others are compared with.
+            if left_out is None or name in GRADIENTS:
+                raise
+            left_out[name] = str(error)
     assert callable(done)
     scores[ABLATION] = value - without_each(model, batch, objective, way, done).numpy()
     return _Scored(batch, position, scores, value, None if callable(target) else objective.chosen[0], read.strings[0])
@@ -224,7 +244,10 @@ def _compared(model: HookedModel, each: _Scored, *, special: bool, own: bool) ->
 
 
 def _checked(name: str, scores: object, length: int) -> np.ndarray:
-    values = np.asarray(scores.detach().cpu() if isinstance(scores, torch.Tensor) else scores, dtype=np.float64)
+    try:
+        values = np.asarray(scores.detach().cpu() if isinstance(scores, torch.Tensor) else scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise RunError(f"method {name!r}: expected a number for each of {length} tokens, got {scores!r:.60}") from None
     if values.shape != (length,):
         raise RunError(
             f"method {name!r}: expected a number for each of {length} tokens, got shape {list(values.shape)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from interp.flow.methods import ABLATION
+from interp.results.means import give_or_take
 from interp.results.result import Result
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ class Faithfulness(Result):
         table = self.table()
         table = table[table["reference"] == ABLATION].sort_values("mean", ascending=False, kind="stable")
         lines = [
-            f"{row.method}: {row.mean:.2f} ± {row.stderr:.2f}"
-            + (f" ({row.undefined} undefined)" if row.undefined else "")
-            for row in table.itertuples()
+            f"{row['method']}: {row['mean']:.2f}{give_or_take(row['stderr'])}"
+            + (f" ({row['undefined']} undefined)" if row["undefined"] else "")
+            for row in table.to_dict("records")
         ]
-        return f"correlation with ablation over {len(self.values)} examples: " + ", ".join(lines)
+        return (
+            f"correlation with ablation over {len(self.values)} example{'s' if len(self.values) > 1 else ''}: "
+            + ", ".join(lines)
+            + "".join(f"\nleft out {name}: {why}" for name, why in self.settings["constants"]["left_out"].items())
+        )

@@ -25,6 +25,7 @@ from interp.errors import InputError
 from interp.flow.target import Target, explained, is_encoder_decoder, token_name, tokens_out, tokens_read
 from interp.results.result import Result
 from interp.results.settings import inputs_of, settings_of
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +91,8 @@ class InputGradients(Result):
 
         if value not in ("norm", "product"):
             raise InputError(f"value: expected 'norm' or 'product', got {value!r}")
+        if whole(sequence) is None or not 0 <= sequence < len(self.tokens):
+            raise InputError(f"sequence: there are {len(self.tokens)}, counted from 0; got {sequence!r}")
         name = "gradient norm" if value == "norm" else "gradient x input"
         read = self.norm if value == "norm" else self.product
         strips = [Strip(self.tokens[sequence], read[sequence, : len(self.tokens[sequence])], name)]

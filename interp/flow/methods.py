@@ -30,6 +30,7 @@ class Example:
     batch     one sequence without padding
     position  the output that the explained number belongs to, a column of the batch
     target, at, measure  the number itself, as for ``interp.flow.input_gradients``
+    beyond_context  whether the sequence may be longer than the model's context
     """
 
     model: HookedModel
@@ -38,11 +39,19 @@ class Example:
     target: Target
     at: int | None
     measure: Measure
+    beyond_context: bool = False
 
     @cached_property
     def gradients(self) -> InputGradients:
         """Input gradients of the number that is explained, computed once."""
-        return input_gradients(self.model, self.batch, self.target, at=self.at, measure=self.measure)
+        return input_gradients(
+            self.model,
+            self.batch,
+            self.target,
+            at=self.at,
+            measure=self.measure,
+            beyond_context=self.beyond_context,
+        )
 
 
 Scores = Callable[[Example], Any]
@@ -61,7 +70,7 @@ class Method:
 def attention_scores(example: Example) -> np.ndarray:
     """Row of the last layer's map, mean over heads: sum_h P_h[position, :] / H."""
     last = [layer for layer in example.model.layers if isinstance(layer, int)][-1]
-    lazy = example.model.maps(example.batch, [last])[last]
+    lazy = example.model.maps(example.batch, [last], beyond_context=example.beyond_context)[last]
     return lazy.rows([example.position])[0, :, 0].double().mean(dim=0).cpu().numpy()
 
 
@@ -77,8 +86,14 @@ def norm_attention_scores(example: Example) -> np.ndarray:
 
 def relevance_scores(example: Example) -> np.ndarray:
     """Row of R, with the logit as the number that is explained."""
-    found = relevance(example.model, example.batch, example.target, [example.position], at=example.at)
-    return found.row()
+    return relevance(
+        example.model,
+        example.batch,
+        example.target,
+        [example.position],
+        at=example.at,
+        beyond_context=example.beyond_context,
+    ).row()
 
 
 def gradient_norm_scores(example: Example) -> np.ndarray:
@@ -93,12 +108,13 @@ def gradient_x_input_scores(example: Example) -> np.ndarray:
 
 def rollout_scores(example: Example) -> np.ndarray:
     """Row of the rollout of all layers, with the residual connection."""
-    return rollout(example.model, example.batch, [example.position]).weights[0, -1]
+    return rollout(example.model, example.batch, [example.position], beyond_context=example.beyond_context).of()
 
 
 def attention_flow_scores(example: Example) -> np.ndarray:
     """Maximum flow from the output to each token."""
-    return attention_flow(example.model, example.batch, [example.position]).flow[0]
+    found = attention_flow(example.model, example.batch, [example.position], beyond_context=example.beyond_context)
+    return found.flow[0]
 
 
 METHODS: dict[str, Method] = {
@@ -137,7 +153,12 @@ def chosen_methods(given: Methods) -> dict[str, Method]:
         if bad is not None:
             raise InputError(f"methods[{bad!r}]: expected a function of an Example that gives a number a token")
     else:
-        names = [given] if isinstance(given, str) else list(given)
+        names = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+        if not all(isinstance(name, str) for name in names):
+            raise InputError(
+                f"methods: expected names ({', '.join(METHODS)}), or functions by name such as {{'mine': function}}, got "
+                f"{given!r:.60}"
+            )
         unknown = next((name for name in names if name not in METHODS), None)
         if unknown is not None:
             raise InputError(f"methods: unknown method {unknown!r}; {nearest(str(unknown), METHODS)}")

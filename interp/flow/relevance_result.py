@@ -9,6 +9,7 @@ import numpy as np
 
 from interp.errors import InputError
 from interp.results.result import Result
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,11 @@ class Relevance(Result):
         Raises:
             InputError: there is no such sequence, output or side.
         """
+        if side not in ("read", "decoder"):
+            raise InputError(f"side: expected 'read' or 'decoder', got {side!r}")
         count, outputs = self.positions.shape
+        if whole(sequence) is None or whole(output) is None:
+            raise InputError(f"row: expected the numbers of a sequence and of an output, got {sequence!r}, {output!r}")
         if not 0 <= sequence < count or not -outputs <= output < outputs or self.positions[sequence, output] < 0:
             raise InputError(f"row: there are {count} sequences of up to {outputs} outputs, got {sequence}, {output}")
         if side == "decoder" and self.decoder is None:
@@ -90,6 +95,7 @@ class Relevance(Result):
         """
         from interp.plots.token_strip import Strip, token_strip
 
+        of_read = self.row(sequence, output)
         position = int(self.positions[sequence, output])
         if self.decoder is None:
             strips = [
@@ -98,7 +104,7 @@ class Relevance(Result):
         else:
             own = self._without_identity(sequence, output, "decoder")
             strips = [
-                Strip(self.tokens[sequence], self.row(sequence, output), "relevance"),
+                Strip(self.tokens[sequence], of_read, "relevance"),
                 Strip(self.outputs[sequence], own, "relevance, decoder", position),
             ]
         return token_strip(strips)

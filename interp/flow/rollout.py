@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from interp.flow.mixing import Fusion, Mixing, Rule, mixing
+from interp.flow.mixing import Mixing, mixing
+from interp.flow.steps import Fusion, Rule
 from interp.flow.token_weights import TokenWeights
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs

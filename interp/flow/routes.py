@@ -27,6 +27,7 @@ from interp.inputs.convert import Inputs
 from interp.naming import head_name
 from interp.results.result import Result
 from interp.results.settings import inputs_of, settings_of
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -169,9 +170,10 @@ def routes(
     if batch.ids is None or len(batch.ids) != 1 or batch.is_padded:
         raise InputError("inputs: expected one sequence of tokens without padding; follow several one by one")
     length = batch.ids.shape[1]
-    if type(position) is not int or not -length <= position < length:
+    at = whole(position)
+    if at is None or not -length <= at < length:
         raise InputError(f"position: expected an integer from {-length} to {length - 1}, got {position!r}")
-    position %= length
+    position = at % length
     blocks = residual_stream(model, batch)
     found = _Graph(threshold, floor)
     found.flow[2 * len(blocks), position] = 1.0

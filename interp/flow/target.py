@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.captures.sides import sides_of, tokens_of_batch
 from interp.errors import InputError
 from interp.inputs.tokens import tokenise
+from interp_kernels.integers import whole, whole_numbers
 
 if TYPE_CHECKING:
     from interp.inputs.batch import Batch
@@ -174,11 +175,11 @@ def output_columns(model: HookedModel, tokens: Tokens, read: Explained, position
         return [[int(columns[0 if first else -1])] for columns in tokens.columns]
     if isinstance(positions, str) and positions == "all":
         return [columns.tolist() for columns in tokens.columns]
-    given: Any = [positions] if isinstance(positions, Integral) else positions
-    is_fit = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
-    if not is_fit or not all(isinstance(p, Integral) and not isinstance(p, bool) for p in given):
+    one = whole(positions)
+    given = [one] if one is not None else whole_numbers(positions)
+    if not given:
         raise InputError(f"positions: expected a position, several, or 'all', got {positions!r:.60}")
-    return [[_column("positions", columns, int(p)) for p in given] for columns in tokens.columns]
+    return [[_column("positions", columns, p) for p in given] for columns in tokens.columns]
 
 
 def local_positions(chosen: list[list[int]], tokens: Tokens) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from interp.errors import InputError
 from interp.results.result import Result
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,8 @@ class TokenWeights(Result):
             raise InputError(f"sequence: there are {len(self.tokens)}, counted from 0; got {sequence!r}")
         if position is None:
             return int(of_sequence[-1])
+        if whole(position) is None:
+            raise InputError(f"position: expected the number of a token, got {position!r}")
         found = of_sequence[self.position[of_sequence] == self._own(sequence, position)]
         if not found.size:
             raise InputError(

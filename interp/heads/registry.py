@@ -73,4 +73,8 @@ def chosen(wanted: Wanted) -> list[Detector]:
 
 def as_list(wanted: Wanted) -> list[str | Detector]:
     """What is named or given, one by one."""
-    return [wanted] if isinstance(wanted, str | Detector) else list(wanted)
+    if isinstance(wanted, str | Detector):
+        return [wanted]
+    if not isinstance(wanted, Iterable):
+        raise InputError(f"detectors: expected names or detectors (see interp.detectors()), got {wanted!r:.60}")
+    return list(wanted)

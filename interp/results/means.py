@@ -29,3 +29,8 @@ def means(values: np.ndarray) -> Means:
 def over(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     """total / count, NaN where there is nothing to count."""
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def give_or_take(stderr: float, spec: str = ".2f") -> str:
+    """ " ± 0.05" for a summary; nothing where the standard error is not known, as of a single sample."""
+    return "" if np.isnan(stderr) else f" ± {stderr:{spec}}"

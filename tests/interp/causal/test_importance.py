@@ -158,6 +158,10 @@ def test_a_head_scaled_by_its_mask_changes_the_loss_as_importance_says(own_model
         assert result[name] == pytest.approx(abs(around[0] - around[1]) / 2e-4 / 8, rel=1e-5)
 
 
+def test_one_sequence_has_no_standard_error_to_tell(own_model: Callable):
+    assert "±" not in causal.importance(interp.load(own_model("llama")), token_ids((1, 8))).summary()
+
+
 def test_windows_are_sequences(own_model: Callable, tokenizer: Any):
     model = interp.load(own_model("llama"), tokenizer=tokenizer)
     text = text_of(token_ids((30,), seed=2))
@@ -210,6 +214,7 @@ def test_importance_is_read_back_equal_and_drawn(own_model: Callable, tmp_path: 
         ),
         ({"objective": lambda x: x.sum((1, 2)).detach()}, "what it gives has no gradient"),
         ({"layers": [7]}, "layer 7 does not exist"),
+        ({"layers": []}, "layers: give at least one, or leave it out for all of them"),
         ({"inputs": [[3], [4, 5]]}, "sequence 0 of the input has one token"),
     ],
 )

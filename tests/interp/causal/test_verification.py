@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 import interp
 from interp import causal, edits
+from interp.causal.resampling import intervals
 from interp.causal.verification import Verification
 from interp.errors import InputError, RunError
 from interp.heads.samples import RepeatedRandom, Source
@@ -151,6 +152,13 @@ def test_intervals_hold_the_mean_and_are_about_as_wide_as_their_standard_error_s
     assert narrow[1] - narrow[0] == pytest.approx(2 * 0.674 * result.stderr, rel=0.1)
 
 
+def test_found_heads_and_controls_are_resampled_on_the_same_samples():
+    found = np.random.default_rng(0).normal(size=12)
+    drawn = intervals(found, np.stack([found - 1, found - 1]), level=0.95, seed=0, is_all=True)
+    assert drawn.found[1] - drawn.found[0] > 0.5
+    assert drawn.difference == pytest.approx((1, 1))
+
+
 def test_one_sample_has_no_interval_but_that_of_drawn_controls(model: interp.HookedModel):
     def metric(edited: interp.HookedModel) -> float:
         return float(squares(edited).mean())
@@ -238,6 +246,7 @@ def test_heads_of_a_scan_are_those_above_the_threshold_strongest_first(model: in
         ({"heads": ["L7H0"]}, "layer 7 does not exist"),
         ({"worse": None}, "say which way your metric is worse: worse='higher' for a loss"),
         ({"worse": "up"}, r"worse: expected 'higher' \(a loss, where more is worse\) or 'lower'"),
+        ({"ablation": ["zero"]}, r"ablation: expected one of 'zero', 'mean', 'uniform', got \['zero'\]"),
         ({"ablation": "noise"}, "ablation: expected one of 'zero', 'mean', 'uniform', got 'noise'"),
         (
             {"ablation": "mean"},
@@ -272,6 +281,14 @@ def test_bad_input_is_refused_before_anything_runs(model: interp.HookedModel, op
     given = {"heads": FOUND, "task": metric, "worse": "lower"} | options
     with pytest.raises(InputError, match=message):
         causal.verify(model, given.pop("heads"), given.pop("task"), **given)
+
+
+@pytest.mark.parametrize("trials", [[1], 3])
+def test_what_is_no_needle_trial_is_refused(model: interp.HookedModel, trials: Any):
+    with pytest.raises(
+        InputError, match=r"retrieval_task: expected trials, as interp.heads.needle_trials makes them, got"
+    ):
+        causal.retrieval_task(model, trials)
 
 
 def test_metrics_that_give_no_numbers_are_refused(model: interp.HookedModel):

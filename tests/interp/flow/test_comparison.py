@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 import interp
 from interp.errors import InputError
-from interp.flow import Comparison, attention_flow, compare, rollout, side_by_side
+from interp.flow import Comparison, attention_flow, compare, input_gradients, rollout, side_by_side
 from interp.models.hooked import HookedModel
 
 TEXTS = [
@@ -58,6 +58,8 @@ def test_comparisons_are_kept(demo: HookedModel, tmp_path: Path) -> None:
     read = Comparison.load(made.save(tmp_path / "kept"))
     assert read.to_frame().equals(made.to_frame())
     assert "rollout and max: rank correlation" in repr(read)
+    assert "over 1 output\n" in repr(read)
+    assert "nan" not in repr(read)
     assert read.settings["constants"]["max"]["fusion"] == "max"
 
 
@@ -65,6 +67,12 @@ def test_what_cannot_be_compared_is_refused(demo: HookedModel) -> None:
     one = rollout(demo, TEXTS[0])
     with pytest.raises(InputError, match="expected at least two"):
         compare({"rollout": one})
+    for wrong in ([one, one], {"a": one, "b": 3}, {"a": one, 2: one}):
+        with pytest.raises(InputError, match="expected at least two of rollout or attention_flow, by name"):
+            compare(wrong)  # pyright: ignore[reportArgumentType]
+    for wrong in ([one], {}, {"a": input_gradients(demo, TEXTS[0])}):
+        with pytest.raises(InputError, match="expected at least one of rollout or attention_flow, by name"):
+            side_by_side(wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="'a' and 'b' are of different inputs"):
         compare({"a": one, "b": rollout(demo, TEXTS[1])})
     with pytest.raises(InputError, match="'a' and 'b' are of different outputs"):

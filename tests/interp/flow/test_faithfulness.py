@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,43 @@ def test_each_method_has_the_scores_that_it_has_alone(own_model: Build):
     gradients = interp.flow.input_gradients(model, ids, 7)
     np.testing.assert_array_equal(effects(found, 0, "gradient_norm"), gradients.norm[0])
     np.testing.assert_array_equal(effects(found, 0, "gradient_x_input"), gradients.product[0])
+    np.testing.assert_array_equal(effects(found, 0, "rollout"), interp.flow.rollout(model, ids).of())
+    flow = interp.flow.attention_flow(model, ids)
+    np.testing.assert_array_equal(effects(found, 0, "attention_flow"), flow.flow[0])
     row = model.maps(ids)[1].rows([-1])[0, :, 0].mean(0)
     np.testing.assert_allclose(effects(found, 0, "attention"), row, rtol=1e-6)
+
+
+def test_methods_score_the_output_that_is_explained_and_not_the_last_one(own_model: Build):
+    model, ids = interp.load(own_model("llama")), token_ids((1, 10))
+    found = faithfulness(model, ids, ["rollout", "attention_flow"], at=4, progress=False)
+    np.testing.assert_array_equal(effects(found, 0, "rollout"), interp.flow.rollout(model, ids, 4).of())
+    np.testing.assert_array_equal(
+        effects(found, 0, "attention_flow"), interp.flow.attention_flow(model, ids, 4).flow[0]
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_beyond_the_context_where_that_is_allowed(method: str, own_model: Build):
+    model, ids = interp.load(own_model("llama")), token_ids((1, 257))
+    with pytest.raises(InputError, match="made for 256"):
+        faithfulness(model, ids, method, progress=False)
+    example = Example(model, model.checked(ids, beyond_context=True), 256, 7, None, "logit", beyond_context=True)
+    assert METHODS[method].scores(example).shape == (257,)
+
+
+def test_examples_beyond_the_context_are_compared_where_that_is_allowed():
+    config = transformers.LlamaConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=8,
+    )
+    model = interp.load(transformers.LlamaForCausalLM(config).eval())
+    found = faithfulness(model, token_ids((1, 9)), beyond_context=True, progress=False)
+    assert found.correlations["tokens"].unique().tolist() == [9]
 
 
 def test_correlations_are_of_the_scores_that_are_kept_signed_ones_by_sign_others_by_size(own_model: Build):
@@ -212,6 +248,9 @@ def test_it_is_kept_and_drawn(own_model: Build, tmp_path: Path):
     [
         ({"methods": "relevanc"}, "methods: unknown method 'relevanc'; did you mean 'relevance'"),
         ({"methods": []}, "methods: give at least one"),
+        ({"methods": 3}, r"methods: expected names \(attention, .*, got 3"),
+        ({"methods": len}, r"methods: expected names .* or functions by name such as \{'mine': function\}, got <built"),
+        ({"methods": [["rollout"]]}, r"methods: expected names .* got \[\['rollout'\]\]"),
         (
             {"methods": {"ablation": len}},
             "methods: 'ablation' is the name of what methods are compared with; give yours another",
@@ -230,6 +269,11 @@ def test_what_does_not_fit_is_refused(given: dict[str, Any], message: str, own_m
         faithfulness(model, token_ids((1, 5)), progress=False, **given)
 
 
+def test_one_example_has_no_standard_error_to_tell(own_model: Build):
+    found = faithfulness(interp.load(own_model("llama")), token_ids((1, 6)), "attention", progress=False)
+    assert re.fullmatch(r"correlation with ablation over 1 example: attention: -?\d\.\d\d", found.summary())
+
+
 def test_examples_of_two_tokens_say_nothing(own_model: Build):
     with pytest.raises(InputError, match="texts: rank correlations need 3 tokens, and no example has as many"):
         faithfulness(interp.load(own_model("llama")), [[5, 6], [7]], progress=False)
@@ -238,11 +282,12 @@ def test_examples_of_two_tokens_say_nothing(own_model: Build):
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
+        (["x"] * 5, "method 'mine': expected a number for each of 5 tokens, got \\['x'"),
         (np.arange(4), r"method 'mine': expected a number for each of 5 tokens, got shape \[4\]"),
         (np.full(5, np.nan), "method 'mine': it gave NaN or infinity"),
     ],
 )
-def test_what_a_method_gives_is_checked(scores: np.ndarray, message: str, own_model: Build):
+def test_what_a_method_gives_is_checked(scores: Any, message: str, own_model: Build):
     with pytest.raises(RunError, match=message):
         faithfulness(interp.load(own_model("llama")), token_ids((1, 5)), {"mine": lambda e: scores}, progress=False)
 
@@ -253,3 +298,16 @@ def test_an_encoder_decoder_is_refused():
         InputError, match=r"faithfulness is for one stack of layers, and .* has an encoder and a decoder"
     ):
         faithfulness(interp.load(transformers.T5ForConditionalGeneration(config).eval()), [[5, 6, 7]], progress=False)
+
+
+def test_methods_that_the_model_does_not_allow_are_left_out_with_the_reason_unless_they_are_named():
+    config = transformers.BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4)
+    model = interp.load(transformers.BloomForCausalLM(config).eval())
+    found = interp.flow.faithfulness(model, token_ids((1, 6)), progress=False)
+    left_out = found.settings["constants"]["left_out"]
+    assert set(left_out) == {"norm_attention"}
+    assert "norm_attention" not in set(found.table()["method"])
+    assert {"attention", "rollout", "relevance", "gradient_norm"} <= set(found.table()["method"])
+    assert f"left out norm_attention: {left_out['norm_attention']}" in found.summary()
+    with pytest.raises(InputError):
+        interp.flow.faithfulness(model, token_ids((1, 6)), ["norm_attention"], progress=False)

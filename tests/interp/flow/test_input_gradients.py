@@ -85,3 +85,10 @@ def test_only_what_is_shown_can_be_asked_for(own_model: Build):
         found.plot(value="sum")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="measure: expected 'logit' or 'probability', got 'loss'"):
         input_gradients(interp.load(own_model("llama")), [5, 6], measure="loss")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_sequence_that_does_not_exist_is_not_drawn(own_model: Build):
+    found = input_gradients(interp.load(own_model("llama")), token_ids((2, 5)), 7)
+    for wrong in (2, -1, "a"):
+        with pytest.raises(InputError, match=f"sequence: there are 2, counted from 0; got {wrong!r}"):
+            found.plot(wrong)  # pyright: ignore[reportArgumentType]

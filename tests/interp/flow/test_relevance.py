@@ -264,6 +264,20 @@ def test_what_does_not_fit_is_refused(given: dict[str, Any], message: str, own_m
         relevance(model, token_ids((1, 9)), **given)
 
 
+def test_positions_are_integers_of_any_kind_and_rows_that_do_not_exist_are_refused(own_model: Build):
+    found = relevance(interp.load(own_model("llama")), token_ids((1, 9)), 7, np.array([2, -1]))
+    assert found.positions.tolist() == [[2, 8]]
+    for sequence, output in ((1, 0), (0, 2)):
+        with pytest.raises(
+            InputError, match=f"row: there are 1 sequences of up to 2 outputs, got {sequence}, {output}"
+        ):
+            found.plot(sequence, output)
+    with pytest.raises(InputError, match="row: expected the numbers of a sequence and of an output, got 'a', 0"):
+        found.plot("a")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="side: expected 'read' or 'decoder', got 'encoder'"):
+        found.row(side="encoder")  # pyright: ignore[reportArgumentType]
+
+
 def test_a_result_that_is_too_large_is_refused_before_the_run(own_model: Build, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys.modules[relevance.__module__], "MOST_CELLS", 80)
     monkeypatch.setattr(nn.Module, "__call__", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 import interp
 from interp.errors import InputError
 from interp.flow import Rollout, rollout
-from interp.flow.mixing import Fusion
+from interp.flow.steps import Fusion
 from interp.models.hooked import HookedModel
 from tests.interp.flow.dense_flow import both_sides, maps_alone, rolled, shares
 from tests.interp.tiny import COMMON, NAMES, WIDTHS, randomised, right_padded, token_ids
@@ -208,7 +209,7 @@ def test_blocks_of_outputs_and_of_rows_give_the_same(monkeypatch: pytest.MonkeyP
     model, ids = interp.load(own_model("mistral")), token_ids((2, 40))
     whole = {fusion: rollout(model, ids, positions="all", fusion=fusion) for fusion in ("mean", "max")}
     monkeypatch.setattr(import_module("interp.flow.rollout"), "COLUMN_CELLS", 2 * 4 * 40 * 7)
-    monkeypatch.setattr(import_module("interp.flow.mixing"), "BLOCK_CELLS", 2 * 4 * 40 * 3)
+    monkeypatch.setattr(import_module("interp.flow.steps"), "BLOCK_CELLS", 2 * 4 * 40 * 3)
     for fusion, want in whole.items():
         assert np.allclose(rollout(model, ids, positions="all", fusion=fusion).weights, want.weights, atol=1e-6)
 
@@ -264,7 +265,7 @@ def test_importance_over_outputs_is_the_largest_or_the_mean() -> None:
         ({"positions": 9}, "positions: sequence 0 has 5 tokens, so that they run from -5 to 4; got 9"),
         ({"positions": "last"}, "positions: expected integers or 'all', got 'last'"),
         ({"positions": []}, "positions: expected an integer, at least one of several, or 'all'"),
-        ({"positions": 2.0}, "positions: expected an integer, integers or 'all', got 2.0"),
+        ({"positions": 2.0}, "positions: expected an integer, at least one of several, or 'all', got 2.0"),
         ({"heads": ["L0H1"], "layers": [0]}, "heads name their layers; give either heads= or layers="),
         ({"heads": ["L9H1"]}, "layer 9 does not exist"),
         ({"layers": [7]}, "layer 7 does not exist"),
@@ -274,6 +275,12 @@ def test_importance_over_outputs_is_the_largest_or_the_mean() -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         rollout(interp.load("demo"), [4, 5, 6, 7, 8], **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("positions", [np.array([1, -1]), torch.tensor([1, -1]), range(1, 5, 3), [np.int64(1), 4]])
+def test_positions_are_integers_of_any_kind(positions: Any) -> None:
+    assert rollout(interp.load("demo"), [4, 5, 6, 7, 8], positions).position.tolist() == [1, 4]
+    assert rollout(interp.load("demo"), [4, 5, 6, 7, 8], positions[0]).position.tolist() == [1]
 
 
 def test_what_cannot_be_rolled_is_refused_with_the_reason(own_model: Build) -> None:
@@ -291,6 +298,8 @@ def test_what_cannot_be_rolled_is_refused_with_the_reason(own_model: Build) -> N
     result = rollout(interp.load("demo"), [4, 5, 6])
     with pytest.raises(InputError, match="position: 1 of sequence 0 was not asked for"):
         result.of(0, 1)
+    with pytest.raises(InputError, match="position: expected the number of a token, got 'last'"):
+        result.of(0, "last")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="sequence: there are 1, counted from 0; got 3"):
         result.of(3)
 

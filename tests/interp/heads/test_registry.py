@@ -78,6 +78,8 @@ def test_an_unknown_name_shows_the_nearest():
         chosen(["previous_token", "inducton"])
     with pytest.raises(InputError, match=r"unknown detector 'xyzzy'; known: previous_token, current_token"):
         chosen("xyzzy")
+    with pytest.raises(InputError, match=r"detectors: expected names or detectors \(see interp.detectors\(\)\), got 3"):
+        chosen(3)  # pyright: ignore[reportArgumentType]
 
 
 def test_no_name():
