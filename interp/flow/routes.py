@@ -7,9 +7,7 @@ after each block; edges are single heads (from a token to a token), MLPs, and th
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -99,19 +97,15 @@ class Routes(Result):
 
     def to_json(self, path: str | Path) -> Path:
         """Write nodes, edges and settings as JSON."""
-        content = {
-            "position": self.position,
-            "blocks": self.blocks,
-            "tokens": list(self.tokens),
-            "nodes": self.nodes.to_dict("records"),
-            "edges": self.edges.to_dict("records"),
-            "settings": self.settings,
-        }
-        return _written(Path(path), json.dumps(content, ensure_ascii=False, indent=1))
+        from interp.flow.route_files import as_json, written
+
+        return written(Path(path), as_json(self))
 
     def to_graphml(self, path: str | Path) -> Path:
         """Write the graph as GraphML, for Gephi, yEd, networkx and the like; a node is called "<stage>.<position>"."""
-        return _written(Path(path), _graphml(self))
+        from interp.flow.route_files import as_graphml, written
+
+        return written(Path(path), as_graphml(self))
 
     def summary(self) -> str:
         tokens = ", ".join(
@@ -282,51 +276,3 @@ class _Graph:
             flow = share * self.flow[target]
             self.flow[source] += flow
             self.edges.append((kind, head, *source, *target, share, flow))
-
-
-def _graphml(result: Routes) -> str:
-    """The graph as GraphML; whatever tokens hold, ElementTree escapes it, and what XML has no word for is left out."""
-    from xml.etree import ElementTree as Xml
-
-    root = Xml.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
-    kinds = {"stage": "int", "position": "int", "token": "string", "flow": "double"}
-    of_edges = {"kind": "string", "head": "string", "weight": "double", "edge_flow": "double"}
-    for domain, attributes in (("node", kinds), ("edge", of_edges)):
-        for name, kind in attributes.items():
-            Xml.SubElement(root, "key", {"id": name, "for": domain, "attr.name": name, "attr.type": kind})
-    graph = Xml.SubElement(root, "graph", edgedefault="directed")
-    for stage, position, token, flow in result.nodes.itertuples(index=False):
-        node = Xml.SubElement(graph, "node", id=f"{stage}.{position}")
-        _data(node, {"stage": stage, "position": position, "token": token, "flow": flow})
-    columns = ["kind", "head", "from_stage", "from_position", "to_stage", "to_position", "weight", "flow"]
-    for kind, head, *ends, weight, flow in result.edges[columns].itertuples(index=False):
-        ids = {"source": f"{ends[0]}.{ends[1]}", "target": f"{ends[2]}.{ends[3]}"}
-        edge = Xml.SubElement(graph, "edge", ids)
-        _data(edge, {"kind": kind, "head": head, "weight": weight, "edge_flow": flow})
-    Xml.indent(root)
-    return Xml.tostring(root, encoding="unicode", xml_declaration=True)
-
-
-def _data(element: Any, values: dict[str, Any]) -> None:
-    from xml.etree import ElementTree as Xml
-
-    for name, value in values.items():
-        Xml.SubElement(element, "data", key=name).text = "".join(_in_xml(str(value)))
-
-
-def _in_xml(text: str) -> Iterator[str]:
-    """The characters that XML 1.0 allows."""
-    for c in text:
-        if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c >= "\U00010000":
-            yield c
-
-
-def _written(path: Path, text: str) -> Path:
-    path = path.expanduser()
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; give a file in a folder that can be written"
-        ) from error
-    return path
