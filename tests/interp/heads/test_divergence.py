@@ -55,7 +55,8 @@ def test_blocks_of_rows_change_nothing(own_model: Build, monkeypatch: pytest.Mon
     model, ids = interp.load(own_model("llama")), token_ids((2, 25))
     whole = divergences(model, ids).divergence
     monkeypatch.setattr("interp.heads.divergence.CELLS", 7 * 25 * LAYERS * HEADS)
-    np.testing.assert_allclose(divergences(model, ids).divergence, whole, rtol=1e-12, atol=1e-15)
+    # Rows of another block are float32 sums in another order; see the first test for the factor.
+    np.testing.assert_allclose(divergences(model, ids).divergence, whole, rtol=0, atol=4 * 1e-6)
 
 
 def test_some_rows_are_evenly_spread(own_model: Build):
