@@ -276,7 +276,6 @@ def test_it_is_a_method_that_faithfulness_compares():
     found = interp.flow.faithfulness(model, ids, "norm_attention", at=5, progress=False)
     scores = found.scores[found.scores["name"] == "norm_attention"]["value"].to_numpy()
     np.testing.assert_allclose(scores, norm_attention(model, ids, 5, layers=[1]).norms[0, 0, 0], rtol=1e-6)
-    bloom = interp.load(next(entry for entry in OWN_CODE if entry.model == "BloomForCausalLM").build())
 
 
 def test_it_is_kept_and_drawn(tmp_path: Path):
