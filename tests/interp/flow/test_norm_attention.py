@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -276,6 +277,12 @@ def test_it_is_a_method_that_faithfulness_compares():
     found = interp.flow.faithfulness(model, ids, "norm_attention", at=5, progress=False)
     scores = found.scores[found.scores["name"] == "norm_attention"]["value"].to_numpy()
     np.testing.assert_allclose(scores, norm_attention(model, ids, 5, layers=[1]).norms[0, 0, 0], rtol=1e-6)
+    bloom = interp.load(next(entry for entry in OWN_CODE if entry.model == "BloomForCausalLM").build())
+    message = r"method 'norm_attention': layer 1: .*or name the others, without it, with m"
+    with pytest.raises(InputError, match=message):
+        interp.flow.faithfulness(bloom, ids, "norm_attention", progress=False)
+    left_out = interp.flow.faithfulness(bloom, ids, progress=False).settings["constants"]["left_out"]
+    assert re.search(message, left_out["norm_attention"])
 
 
 def test_it_is_kept_and_drawn(tmp_path: Path):
