@@ -13,6 +13,8 @@ The demo model reads English prose, beyond its context where the length says so.
     relevance        interp  one run forward and back, and one row swept through the maps weighted by their gradients
                      dense   eager attention, whole maps with their gradients, and products of them
     routes           interp  the routes of the last token
+    norm_attention   interp  one row of every layer
+                     dense   whole maps, and the vectors of that row
 
 Each measurement has a process of its own, in which a short input is run first (compiled code is loaded). Extra memory is the peak
 resident size during the run less that just before it: it holds the model's own run. Where two roads give the same numbers, they
@@ -110,6 +112,28 @@ def routes(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
     return found.sort_values("position")["flow"].to_numpy()
 
 
+def norm_attention(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    return interp.flow.norm_attention(model, ids, beyond_context=True).norms[0, :, 0].ravel()
+
+
+def dense_norm_attention(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    model.model.set_attn_implementation("eager")
+    blocks = model.model.model.layers
+    values: list[torch.Tensor] = []
+    handles = [block.self_attn.v_proj.register_forward_hook(lambda _, __, v: values.append(v)) for block in blocks]
+    with torch.no_grad():
+        maps = model.model.model(input_ids=ids, use_cache=False, output_attentions=True).attentions
+        for handle in handles:
+            handle.remove()
+        rows = []
+        for p, v, block in zip(maps, values, blocks, strict=True):
+            heads, width = p.shape[1], block.self_attn.head_dim
+            of_heads = v[0].unflatten(-1, (-1, width)).repeat_interleave(heads * width // v.shape[-1], dim=1)
+            mixed = (p[0, :, -1].T[..., None] * of_heads).flatten(1)  # [T, heads width]
+            rows.append(block.self_attn.o_proj(mixed).norm(dim=-1))
+    return torch.stack(rows).numpy().ravel()
+
+
 ANALYSES: dict[str, dict[str, tuple[Work, tuple[int, ...]]]] = {
     "rollout": {
         "interp": (rollout, (256, 512, 1024, 2048, 8192, 32768)),
@@ -125,6 +149,10 @@ ANALYSES: dict[str, dict[str, tuple[Work, tuple[int, ...]]]] = {
         "dense": (dense_relevance, (256, 1024, 2048)),
     },
     "routes": {"interp": (routes, (256, 1024, 4096))},
+    "norm_attention": {
+        "interp": (norm_attention, (256, 1024, 2048, 32768)),
+        "dense": (dense_norm_attention, (256, 1024, 2048)),
+    },
 }
 ESTIMATES = {"kept"}
 """Roads whose numbers are not the others'."""
