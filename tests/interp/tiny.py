@@ -145,6 +145,15 @@ NAMES = tuple(ARCHITECTURES)
 BERT = Architecture("bert", "BertConfig", WIDTHS | COMMON, "BertModel", is_rotary=False, is_causal=False)
 
 
+def tiny_t5() -> PreTrainedModel:
+    """An encoder-decoder with two layers of four heads on either side."""
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": LAYERS, "num_heads": HEADS}
+    config = transformers.T5Config(**COMMON, **sizes, decoder_start_token_id=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.T5ForConditionalGeneration(config).eval()
+
+
 def token_ids(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """Random ordinary token ids."""
     return torch.randint(3, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))

@@ -16,7 +16,7 @@ import interp
 from interp import edits
 from interp.captures.gradients import Gradients, gradients
 from interp.errors import InputError, RunError
-from tests.interp.tiny import COMMON, NAMES, token_ids
+from tests.interp.tiny import COMMON, NAMES, tiny_t5, token_ids
 from tests.interp.zoo import oracle
 
 T = 40
@@ -89,17 +89,7 @@ def test_within_no_grad_it_works_as_well(own_model: Callable[[str], PreTrainedMo
 
 
 def test_both_sides_of_an_encoder_decoder():
-    config = transformers.T5Config(
-        vocab_size=COMMON["vocab_size"],
-        d_model=32,
-        d_kv=8,
-        d_ff=48,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-        pad_token_id=2,
-    )
-    model = interp.load(transformers.T5ForConditionalGeneration(config).eval())
+    model = interp.load(tiny_t5())
     batch = model.batch(token_ids((1, 9)), decoder=token_ids((1, 5), seed=1))
     result = gradients(model, batch, lambda logits: logits[0, -1, 7])
     assert set(result.layers) == {"encoder.0", "encoder.1", "decoder.0", "decoder.1", "cross.0", "cross.1"}

@@ -21,7 +21,7 @@ from interp import causal, edits
 from interp.causal.importance import Importance
 from interp.causal.pruning import PruningCurve
 from interp.errors import InputError
-from tests.interp.tiny import COMMON, HEADS, LAYERS, NAMES, right_padded, token_ids
+from tests.interp.tiny import HEADS, LAYERS, NAMES, right_padded, tiny_t5, token_ids
 from tests.interp.words import text_of
 from tests.interp.zoo import oracle
 
@@ -171,16 +171,7 @@ def test_windows_are_sequences(own_model: Callable, tokenizer: Any):
 
 
 def test_an_encoder_decoder_has_importances_in_each_stack():
-    config = transformers.T5Config(
-        vocab_size=COMMON["vocab_size"],
-        d_model=32,
-        d_kv=8,
-        d_ff=48,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-    )
-    model = interp.load(transformers.T5ForConditionalGeneration(config).eval())
+    model = interp.load(tiny_t5())
     batch = model.batch(token_ids((1, 9)), decoder=token_ids((1, 5), seed=1))
     with pytest.raises(InputError, match="its decoder reads another text than its encoder"):
         causal.importance(model, batch)

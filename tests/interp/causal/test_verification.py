@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -22,7 +21,7 @@ from interp.errors import InputError, RunError
 from interp.heads.samples import RepeatedRandom, Source
 from interp.models.editing import edits_on
 from interp.scores import HeadScores
-from tests.interp.tiny import COMMON, right_padded, token_ids
+from tests.interp.tiny import right_padded, tiny_t5, token_ids
 
 IDS = token_ids((5, 9), seed=3)
 FOUND = ["L1H3", "L1H1"]
@@ -191,16 +190,7 @@ def test_it_is_read_back_equal_and_plots_its_marks(model: interp.HookedModel, tm
 
 
 def test_heads_of_an_encoder_decoder_are_compared_within_their_stack():
-    config = transformers.T5Config(
-        vocab_size=COMMON["vocab_size"],
-        d_model=32,
-        d_kv=8,
-        d_ff=48,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-    )
-    model = interp.load(transformers.T5ForConditionalGeneration(config).eval())
+    model = interp.load(tiny_t5())
     batch = model.batch(token_ids((2, 9)), decoder=token_ids((2, 5), seed=1))
 
     def metric(edited: interp.HookedModel) -> Tensor:

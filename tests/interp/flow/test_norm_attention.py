@@ -23,7 +23,7 @@ from interp.errors import InputError
 from interp.flow.norm_attention import gram_matrices, norms_of_sums
 from interp.flow.norm_attention_result import NormAttention
 from tests.interp.tiny import ARCHITECTURES as TINY
-from tests.interp.tiny import BERT, HEADS, right_padded, token_ids
+from tests.interp.tiny import BERT, HEADS, right_padded, tiny_t5, token_ids
 from tests.interp.words import text_of, words_tokenizer
 from tests.interp.zoo import oracle
 from tests.interp.zoo.own_code import OWN_CODE
@@ -193,10 +193,7 @@ def test_keys_outside_of_a_window_bring_nothing():
 
 @pytest.mark.parametrize("stack", ["cross", "encoder", "decoder"])
 def test_an_encoder_decoder_looks_from_and_at_the_tokens_of_a_stack(stack: str):
-    config = transformers.T5Config(
-        vocab_size=61, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
-    )
-    model = interp.load(transformers.T5ForConditionalGeneration(config).eval())
+    model = interp.load(tiny_t5())
     batch = model.batch(token_ids((1, 7)), decoder=[[0, 9, 8, 7]])
     layers = [f"{stack}.{n}" for n in range(2)]
     found = norm_attention(model, batch, "all", layers=None if stack == "cross" else layers, per_head=True)

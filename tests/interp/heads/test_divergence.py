@@ -18,7 +18,7 @@ from interp.heads.clusters import clustered, in_plane
 from interp.heads.divergence import HeadDivergences, divergences
 from interp.inputs.batch import Batch
 from tests.interp import dense
-from tests.interp.tiny import HEADS, LAYERS, right_padded, token_ids
+from tests.interp.tiny import HEADS, LAYERS, right_padded, tiny_t5, token_ids
 
 Build = Callable[[str], PreTrainedModel]
 
@@ -140,12 +140,7 @@ def test_options_that_do_not_fit(options: dict, message: str, own_model: Build):
 
 
 def test_maps_over_other_tokens_are_refused():
-    import transformers
-
-    config = transformers.T5Config(
-        vocab_size=61, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
-    )
-    model = interp.load(transformers.T5ForConditionalGeneration(config).eval())
+    model = interp.load(tiny_t5())
     batch = model.batch(token_ids((1, 9)), decoder=token_ids((1, 5)))
     with pytest.raises(InputError, match="their maps must be over the same tokens"):
         divergences(model, batch)

@@ -19,7 +19,7 @@ from interp.heads.token_classes import is_punctuation
 from interp.inputs.batch import Batch
 from interp.inputs.tokens import Token
 from tests.interp import dense
-from tests.interp.tiny import ARCHITECTURES, BERT, HEADS, LAYERS, right_padded, token_ids, who_sees_whom
+from tests.interp.tiny import ARCHITECTURES, BERT, HEADS, LAYERS, right_padded, tiny_t5, token_ids, who_sees_whom
 from tests.interp.words import text_of
 
 Build = Callable[[str], PreTrainedModel]
@@ -128,12 +128,7 @@ def test_one_token_has_no_previous_one(own_model: Build):
 
 
 def test_layers_of_stacks_that_see_other_tokens_are_refused():
-    import transformers
-
-    config = transformers.T5Config(
-        vocab_size=61, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
-    )
-    model = interp.load(transformers.T5ForConditionalGeneration(config).eval())
+    model = interp.load(tiny_t5())
     with pytest.raises(
         InputError, match="layers: expected layers of one stack that attends over the input's own tokens"
     ):
