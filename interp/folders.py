@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from interp.errors import InputError, RunError
+
+PARTIAL = ".partial"
+"""How the names of files and folders end that are being written. They begin with a dot and hold the process that writes them."""
+
+
+class WriteError(RunError):
+    """A result cannot be written: the disk is full, or not there any more."""
 
 
 def check_output_folder(folder: Path, marker: str, what: str, *, overwrite: bool, how: str) -> None:
@@ -34,20 +43,85 @@ def check_output_folder(folder: Path, marker: str, what: str, *, overwrite: bool
 def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]], what: str) -> None:
     """Write files into ``folder``, each by its function of a path, in this order: the one that marks it as whole last.
 
-    All are written beside their places before the first is moved there: where the disk fills up, what was there stays whole.
+    All are written beside their places, and are on the disk, before the first is moved there: where the disk fills up or the
+    power goes, what was there stays whole.
 
     Raises:
-        RunError: one cannot be written.
+        WriteError: one cannot be written.
     """
-    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in writers}
+    partial = {name: partial_path(folder, name) for name in writers}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, write in writers.items():
             write(partial[name])
+            flush(partial[name])
         for name in writers:
             partial[name].replace(folder / name)
+        flush(folder)
     except OSError as error:
-        raise RunError(f"writing the {what} into {folder} failed: {error}") from error
+        raise WriteError(f"writing the {what} into {folder} failed: {error}") from error
     finally:
         for path in partial.values():
             path.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, writers: Mapping[str, Callable[[Path], object]], what: str) -> None:
+    """Make ``folder`` with these files in it, whole or not at all: it has its name when all of them are on the disk.
+
+    A folder that is there already stays as it is: whoever made it had the same to write.
+
+    Raises:
+        WriteError: one cannot be written.
+    """
+    partial = partial_path(folder.parent, folder.name)
+    try:
+        partial.mkdir(parents=True)
+        for name, write in writers.items():
+            write(partial / name)
+            flush(partial / name)
+        flush(partial)
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        flush(folder.parent)
+    except OSError as error:
+        raise WriteError(f"writing the {what} into {folder} failed: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_path(folder: Path, name: str) -> Path:
+    """Where this process writes what is to become ``folder / name``."""
+    return folder / f".{name}.{os.getpid()}{PARTIAL}"
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that are no more left half written in ``folder``."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        process = path.name.removesuffix(PARTIAL).rpartition(".")[2]
+        if process.isdigit() and not _is_running(int(process)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk and not in the memory of the system alone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -20,6 +20,22 @@ def head_name(layer: int | str, head: int) -> str:
     return f"{stack}.L{number}H{head}" if stack else f"L{layer}H{head}"
 
 
+def name_of(layer: int | str | None, head: int) -> str:
+    """The same; "head 1" where the layer is not known."""
+    return f"head {head}" if layer is None else head_name(layer, head)
+
+
+def stack_name(layer: int | str) -> str:
+    """The stack of layers that a layer is of: "" of 3, "decoder" of "decoder.3"."""
+    return str(layer).rpartition(".")[0]
+
+
+def looks_across(layer: int | str) -> bool:
+    """Whether a layer's queries and keys are of two inputs: "cross.3", "qformer_cross.3"."""
+    stack = stack_name(layer)
+    return stack == "cross" or stack.endswith("_cross")
+
+
 def named_layers(layers: Sequence[int | str]) -> str:
     """ "0 to 5", or all of them where they are not numbered without gaps."""
     if list(layers) == list(range(len(layers))):

@@ -7,11 +7,10 @@ import math
 from html import escape
 from importlib import resources
 
-from plotly.offline import get_plotlyjs
-
 from interp.heads.registry import detectors as registered
 from interp.naming import head_name
 from interp.plots.heads import head_grid
+from interp.plots.script import plotly_script
 from interp.scores import HeadScores, chance_text
 
 STRONGEST = 4
@@ -31,7 +30,7 @@ def report_html(scores: HeadScores) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Heads of {name}</title>
 <style>{style}</style>
-<script>{get_plotlyjs()}</script>
+<script>{plotly_script()}</script>
 </head>
 <body>
 <header>

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.heads.chance import uniform_stats
@@ -17,10 +17,14 @@ from interp.inputs.batch import Batch
 from interp.inputs.tokens import special_around, tokenise
 from interp.models.hooked import HookedModel
 from interp.naming import named_layers
+from interp.progress import Bar
 from interp.scores import HeadScores, Measured
+from interp_kernels import Probe
 
 BATCH_TOKENS = 8192
 """Token positions of one forward run, unless a single sequence is longer."""
+NO_TOKEN = -1
+"""Stands for padding where tokens are compared."""
 
 
 def scan(
@@ -55,22 +59,25 @@ def scan(
         RunError: the model's activations hold NaN.
     """
     check_options(text, window, samples, seed)
-    _check_readable(model)
-    wanted, left_out = _fitting(model, as_list(detectors), text, window)
+    check_readable(model)
+    wanted, left_out = fitting(model, as_list(detectors), text, window)
     by_probes = [detector for detector in wanted if isinstance(detector, ProbeDetector)]
     # What runs by itself cuts the text as it needs.
     source = source_of(model, text if by_probes else None, window, samples, seed, beyond_context)
     groups: dict[Samples, list[ProbeDetector]] = {}
     for detector in by_probes:
         groups.setdefault(detector.samples(), []).append(detector)
-    made = {recipe: _made(recipe, source, members) for recipe, members in groups.items()}
+    made = {recipe: sequences_of(recipe, source, members) for recipe, members in groups.items()}
 
     measured = {detector.name: Measured([], []) for detector in wanted}
     total = sum(ids.numel() for sequences in made.values() for ids in sequences.ids)
-    with tqdm(total=total, unit="token", desc=f"scan {model.name}", disable=not (progress and total)) as bar:
+    with Bar(total=total, unit="token", what=f"scan {model.name}", show=progress and total > 0) as bar:
         for recipe, members in groups.items():
             for ids in _batches(made[recipe].ids):
-                _measure(model, members, ids, made[recipe].prefix, measured, beyond_context)
+                batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool))
+                found = measure(model, members, batch, made[recipe].prefix, beyond_context)
+                for name, (scores, chance) in found.items():
+                    measured[name].add(scores, chance)
                 bar.update(ids.numel())
     inputs = {d.name: made[recipe].described for recipe, members in groups.items() for d in members}
     setting = Setting(text, window, samples, seed, beyond_context, progress)
@@ -109,7 +116,12 @@ def check_options(text: str | None, window: int | None, samples: int, seed: int)
         raise InputError(f"seed: expected an integer from 0 to 2**32 - 1, got {seed!r}")
 
 
-def _check_readable(model: HookedModel) -> None:
+def check_readable(model: HookedModel) -> None:
+    """Refuse a model without one stack of layers that reads token ids.
+
+    Raises:
+        InputError: says what its layers are.
+    """
     if model.shape.vocabulary == 0 or not all(isinstance(layer, int) for layer in model.layers):
         raise InputError(
             f"scan runs detectors on token ids through one stack of layers, and {model.name} is not made so (its layers: "
@@ -117,13 +129,26 @@ def _check_readable(model: HookedModel) -> None:
         )
 
 
-def _fitting(
-    model: HookedModel, given: list[str | Detector], text: str | None, window: int | None
+def fitting(
+    model: HookedModel,
+    given: Sequence[str | Detector],
+    text: str | None,
+    window: int | None,
+    named: Collection[str] | None = None,
 ) -> tuple[list[Detector], dict[str, str]]:
-    """The detectors to run; those that do not fit are left out of "standard" with the reason, and refused by name."""
-    named = {each if isinstance(each, str) else each.name for each in given}
+    """The detectors to run; those that do not fit are left out of "standard" with the reason, and refused by name.
+
+    named: names of those that were asked for by name; None: all but what "standard" stands for
+
+    Raises:
+        InputError: one that is named does not fit the model, or lacks its text.
+    """
+    if named is None:
+        named = {each if isinstance(each, str) else each.name for each in given}
     wanted, left_out = [], {}
     for detector in chosen(given):
+        if detector.name not in named and not detector.is_standard_for(model):
+            continue
         reason = _why_not(detector, model, text, window)
         if reason is None:
             wanted.append(detector)
@@ -150,7 +175,12 @@ def _why_not(detector: Detector, model: HookedModel, text: str | None, window: i
     return detector.unfit(model)
 
 
-def _made(recipe: Samples, source: Source, members: Sequence[ProbeDetector]) -> Sequences:
+def sequences_of(recipe: Samples, source: Source, members: Sequence[ProbeDetector]) -> Sequences:
+    """The input of detectors that share a recipe.
+
+    Raises:
+        InputError: the source does not allow it, or one of them has no score on it.
+    """
     try:
         made = recipe.make(source)
     except InputError as error:
@@ -225,25 +255,34 @@ def _batches(sequences: Sequence[Tensor]) -> Iterator[Tensor]:
         start = stop
 
 
-def _measure(
-    model: HookedModel,
-    members: Sequence[ProbeDetector],
-    ids: Tensor,
-    prefix: int,
-    measured: dict[str, Measured],
-    beyond_context: bool,
-) -> None:
-    """Run one batch and add each detector's scores [B, L, H] and chance levels [B, L]."""
-    ids = ids.to(model.device)
-    probes = [probe for detector in members for probe in detector.probes(ids, prefix)]
-    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool))
-    capture = model.capture(batch, probes, beyond_context=beyond_context)
-    uniform = uniform_stats(probes, [capture.masks[layer] for layer in capture.layers], ids)
+def measure(
+    model: HookedModel, members: Sequence[ProbeDetector], batch: Batch, prefix: int, beyond_context: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Run one batch, padded or not: each detector's scores [B, L, H] and chance levels [B, L], float64 on the CPU.
+
+    prefix: how many special tokens stand in front of each sequence
+    """
+    assert batch.ids is not None
+    assert batch.keep is not None
+    ids, keep = batch.ids.to(model.device), batch.keep.to(model.device)
+    # Detectors compare tokens; the negative ids of padding are no token's, and match nothing.
+    told = ids.masked_fill(~keep, NO_TOKEN) if batch.is_padded else ids
+    probes = [probe for detector in members for probe in detector.probes(told, prefix)]
+    capture = model.capture(Batch(ids, keep), probes, beyond_context=beyond_context)
+    counted = [_of_kept(probe, keep) for probe in probes] if batch.is_padded else probes
+    uniform = uniform_stats(counted, [capture.masks[layer] for layer in capture.layers], ids)
+    found = {}
     for detector in members:
         by_layer = [{name: values[layer] for name, values in capture.stats.items()} for layer in capture.layers]
         scores = torch.stack([detector.score(stats) for stats in by_layer], dim=1)
         chance = torch.stack([detector.score(stats)[:, 0] for stats in uniform], dim=1)
-        measured[detector.name].add(scores.double().cpu(), chance.double().cpu())
+        found[detector.name] = scores.double().cpu(), chance.double().cpu()
+    return found
+
+
+def _of_kept(probe: Probe, keep: Tensor) -> Probe:
+    """As a capture does: padded queries do not count."""
+    return replace(probe, queries=keep if probe.queries is None else probe.queries & keep)
 
 
 def _is_beyond(model: HookedModel, made: Iterable[Sequences]) -> bool:

@@ -69,32 +69,7 @@ class HeadScores:
         settings: Mapping[str, Any],
     ) -> HeadScores:
         """Of the layers of these numbers: means, standard errors (of the mean over samples) and shares above the threshold."""
-        parts = []
-        for detector in detectors:
-            scores = torch.cat(measured[detector.name].scores).numpy()  # [S, L, H]
-            chance = torch.cat(measured[detector.name].chance).numpy()  # [S, L]
-            # A sample on which the score is not defined (no earlier copy in that window) is left out everywhere.
-            found = means(scores)
-            level = means(np.where(np.isnan(scores).all(axis=2), np.nan, chance)).mean
-            above = over((scores > detector.threshold).sum(axis=0), found.count)
-            heads = found.mean.shape[1]
-            layer, head = np.meshgrid(np.array(layers), np.arange(heads), indexing="ij")
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "layer": layer.ravel(),
-                        "head": head.ravel(),
-                        "detector": detector.name,
-                        "score": found.mean.ravel(),
-                        "stderr": found.stderr.ravel(),
-                        "chance": np.repeat(level, heads),
-                        "threshold": detector.threshold,
-                        "is_above": (found.mean > detector.threshold).ravel(),
-                        "samples": found.count.ravel(),
-                        "share_above": above.ravel(),
-                    }
-                )
-            )
+        parts = [pd.DataFrame(score_columns(measured[detector.name], detector, layers)) for detector in detectors]
         return cls(pd.concat(parts, ignore_index=True).astype(COLUMNS), dict(settings))
 
     @property
@@ -129,6 +104,12 @@ class HeadScores:
 
         return head_grid(self, detector)
 
+    def plot_distribution(self, detector: str) -> go.Figure:
+        """How the heads' scores of one detector are spread, beside threshold and chance."""
+        from interp.plots.heads import score_distribution
+
+        return score_distribution(self, detector)
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write table, settings and report into ``folder``; see ``interp.store``."""
         from interp.store import save_scan
@@ -152,6 +133,31 @@ class HeadScores:
     def _repr_html_(self) -> str:
         strongest = pd.concat([self.of(detector).head(3) for detector in self.detectors], ignore_index=True)
         return strongest.to_html(index=False, float_format=lambda x: f"{x:.3f}", escape=True)
+
+
+def score_columns(measured: Measured, detector: Detector, layers: Sequence[int | str]) -> dict[str, Any]:
+    """The rows of one detector as columns, arrays [L H] or one value for all of them: means over samples, standard errors of the
+    mean, and shares above the threshold."""
+    scores = torch.cat(measured.scores).numpy()  # [S, L, H]
+    chance = torch.cat(measured.chance).numpy()  # [S, L]
+    # A sample on which the score is not defined (no earlier copy in that window) is left out everywhere.
+    found = means(scores)
+    level = means(np.where(np.isnan(scores).all(axis=2), np.nan, chance)).mean
+    above = over((scores > detector.threshold).sum(axis=0), found.count)
+    heads = found.mean.shape[1]
+    layer, head = np.meshgrid(np.array(layers), np.arange(heads), indexing="ij")
+    return {
+        "layer": layer.ravel(),
+        "head": head.ravel(),
+        "detector": detector.name,
+        "score": found.mean.ravel(),
+        "stderr": found.stderr.ravel(),
+        "chance": np.repeat(level, heads),
+        "threshold": detector.threshold,
+        "is_above": (found.mean > detector.threshold).ravel(),
+        "samples": found.count.ravel(),
+        "share_above": above.ravel(),
+    }
 
 
 def chance_text(chance: pd.Series) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from functools import cache
 from importlib import metadata
 
 from interp import __version__
@@ -13,8 +14,14 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "numba", "pandas", "
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that numbers depend on."""
+    return dict(_installed(PACKAGES))
+
+
+@cache
+def _installed(packages: tuple[str, ...]) -> dict[str, str]:
+    """Read once: every capture tells them, and the files of the packages take longer to read than a small model to run."""
     found = {"python": platform.python_version(), "interp": __version__}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -141,6 +141,32 @@ def test_interp_knows_no_screens():
     assert not described([each for each in imports_of(INTERP) if each.top in ("interp_app", "dash", "flask")])
 
 
+def test_kernels_know_no_screens():
+    assert not described([each for each in imports_of(KERNELS) if each.top in ("interp_app", "dash", "flask")])
+
+
+def test_the_dashboard_imports_models_only_where_they_work():
+    """So that ``interp app --help`` answers at once, and pages hold no analysis of their own."""
+    found = imports_of(APP)
+    heavy = ("torch", "transformers", "tokenizers", "numba", "interp_kernels")
+    assert not described([each for each in found if each.top in heavy and each.when_loaded])
+    assert not described([each for each in found if each.top in ("torch", "transformers", "tokenizers", "numba")])
+
+
+def test_the_help_of_the_dashboard_imports_nothing_heavy():
+    code = """
+import sys
+from interp.cli import main
+try:
+    main(["app", "--help"])
+except SystemExit as stopped:
+    assert not stopped.code, stopped.code
+"""
+    loaded = third_party(code)
+    assert "interp" in loaded
+    assert not {"torch", "transformers", "pandas", "plotly", "dash", "flask", "interp_kernels"} & loaded
+
+
 def test_the_main_path_imports_no_tests_and_no_benchmarks():
     folders = [KERNELS, INTERP, *([APP] if APP.exists() else [])]
     found = [each for folder in folders for each in imports_of(folder)]
@@ -189,4 +215,4 @@ def test_unknown_names_are_refused():
 
 
 def test_names_are_offered_for_completion():
-    assert dir(interp) == sorted([*interp.__all__, "causal", "edits", "flow", "heads"])
+    assert dir(interp) == sorted([*interp.__all__, "batch", "causal", "dossiers", "edits", "flow", "heads", "views"])

@@ -53,12 +53,10 @@ def replacements(component: AttentionBridge, layers: LayersOf, path: str) -> lis
     from transformer_lens.model_bridge.sources.native.model import NativeAttention
 
     inside = component.original_component
-    module = next((m for m in inside.modules() if m in layers), None) if inside is not None else None
-    own_biases = (kinds.ALiBiJointQKVAttentionBridge, kinds.BloomAttentionBridge)
-    rebuilt = (kinds.PositionEmbeddingsAttentionBridge, kinds.JointQKVAttentionBridge, kinds.MLAAttentionBridge)
+    module = _served(component, layers)
     if module is not None and isinstance(inside, NativeAttention):
         return _native(component, inside)
-    if module is not None and isinstance(component, rebuilt) and not isinstance(component, own_biases):
+    if module is not None and _is_rebuilt(component):
         return _rebuilt(component, module)
     if module is not None and type(component).forward is kinds.AttentionBridge.forward:
         return _delegated(component, module)
@@ -66,6 +64,26 @@ def replacements(component: AttentionBridge, layers: LayersOf, path: str) -> lis
     raise InputError(
         f"this bridge computes attention in a way that interp does not know ({name}); load the model through transformers"
     )
+
+
+def entrance(component: AttentionBridge, layers: LayersOf) -> nn.Module:
+    """What takes in the residual stream: a rebuilt component itself; of others, the module inside it, which they call."""
+    module = _served(component, layers)
+    return component if module is None or _is_rebuilt(component) else module
+
+
+def _served(component: AttentionBridge, layers: LayersOf) -> nn.Module | None:
+    """The module inside a component that is one of the model's layers."""
+    inside = component.original_component
+    return None if inside is None else next((m for m in inside.modules() if m in layers), None)
+
+
+def _is_rebuilt(component: AttentionBridge) -> bool:
+    from transformer_lens.model_bridge import generalized_components as kinds
+
+    own_biases = (kinds.ALiBiJointQKVAttentionBridge, kinds.BloomAttentionBridge)
+    rebuilt = (kinds.PositionEmbeddingsAttentionBridge, kinds.JointQKVAttentionBridge, kinds.MLAAttentionBridge)
+    return isinstance(component, rebuilt) and not isinstance(component, own_biases)
 
 
 def dense_points(component: AttentionBridge) -> list[str]:

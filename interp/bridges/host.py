@@ -6,7 +6,7 @@ What TransformerLens is, this file asks of the object alone: nothing here import
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -130,6 +130,12 @@ class BridgeHost:
         self._components = _attention_components(bridge, self.inner)
         self._thread = _Thread()
         self._replacements = self._all_replacements()
+
+    @property
+    def entrances(self) -> Sequence[nn.Module]:
+        from interp.bridges.attention import entrance
+
+        return [entrance(component, self.layers) for component in self._components.values()]
 
     @property
     def device(self) -> torch.device:

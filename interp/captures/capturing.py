@@ -24,10 +24,11 @@ from interp.inputs.convert import Inputs
 from interp.models.call import AttentionCall
 from interp.models.heads import HeadSpec, head_counts, parse_heads
 from interp.models.layers import LayerKey
-from interp_kernels import Attended, AttentionMap, KeyMass, Mask, Probe, Received
+from interp_kernels import Attended, KeyMass, Mask, Probe, Received
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
+    from interp.views.token_map import TokenMap
 
 APART = 8
 """Heads are measured in a pass of their own where they are at most this part of all: 1 / 8."""
@@ -213,25 +214,36 @@ def _width_of_head(model: HookedModel) -> int:
 
 def maps(
     model: HookedModel, inputs: Inputs | Batch, layers: Iterable[LayerKey] | None, *, beyond_context: bool
-) -> dict[LayerKey, AttentionMap]:
+) -> dict[LayerKey, TokenMap]:
     """See ``HookedModel.maps``."""
     wanted = model.wanted_layers(layers)
-    found: dict[LayerKey, AttentionMap] = {}
+    batch = model.checked(inputs, beyond_context=beyond_context)
+    found, _ = maps_and_output(model, batch, wanted)
+    model.check_ran(found, wanted if layers is not None else ())
+    return found
+
+
+def maps_and_output(
+    model: HookedModel, batch: Batch, wanted: set[LayerKey] | None = None, *, logits: bool = False
+) -> tuple[dict[LayerKey, TokenMap], Tensor]:
+    """One run that keeps the lazy maps of ``wanted`` layers (all by default); with it the logits, or the last hidden state."""
+    from interp.views.token_map import TokenMap
+
+    wanted = set(model.layers) if wanted is None else wanted
+    found: dict[LayerKey, TokenMap] = {}
 
     def record(call: AttentionCall, attended: Attended) -> None:
         if call.layer.key in wanted:
-            found[call.layer.key] = attended.map
+            found[call.layer.key] = TokenMap.of(attended.map, batch, call.layer.key, model.tokenizer)
 
-    batch = model.checked(inputs, beyond_context=beyond_context)
     shape, width = model.shape, _width_of_head(model)
     # Of each query head its queries and log-sum-exp, of each KV head its keys and values.
     held = {"maps": width + 1 + round(2 * width * shape.kv_heads / shape.heads)}
     needs = needs_of([], layer_sizes(model, wanted, {}, batch), batch, model.dtype, model.device, held)
     needs.check()
     with needs.explained():
-        model.run(batch, lambda call: (), record, logits=False)
-    model.check_ran(found, wanted if layers is not None else ())
-    return found
+        output = model.run(batch, lambda call: (), record, logits=logits)
+    return found, output
 
 
 def _statistics(probes: Sequence[Probe], extras: Extras) -> dict[str, Statistic]:

@@ -182,7 +182,7 @@ class _Values:
         path.handles.append(embedding.register_forward_hook(self._embedding(path)))
         path.handles += [
             attention.register_forward_pre_hook(self._attention(path), with_kwargs=True)
-            for attention in self.model.host.layers
+            for attention in self.model.host.entrances
         ]
 
     def _embedding(self, path: DirectPath) -> Callable[..., Any]:

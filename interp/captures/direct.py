@@ -93,6 +93,12 @@ def unembedding_of(model: HookedModel) -> nn.Module:
     Raises:
         InputError: there is none, or it gives something else.
     """
+    if not hasattr(model.host.inner, "get_output_embeddings"):
+        raise InputError(
+            f"{model.name} ({type(model.model).__name__}): what writes into logits is told of models of transformers, which name "
+            f"their unembedding, and this holds a {type(model.host.inner).__name__}; load the model from transformers, or a "
+            "bridge around it"
+        )
     try:
         found = model.host.inner.get_output_embeddings()
     except (AttributeError, NotImplementedError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.captures.gradients import Gradients, gradients
 from interp.causal.loss import check_length, check_predicts, losses_of
@@ -20,6 +19,7 @@ from interp.inputs.convert import Inputs
 from interp.inputs.windows import Windows
 from interp.models.layers import LayerKey
 from interp.naming import head_name
+from interp.progress import Bar
 from interp.results.means import give_or_take
 from interp.results.result import Result
 from interp.results.settings import inputs_of, settings_of
@@ -143,7 +143,7 @@ def importance(
         for batch in batches:
             check_length(batch)
     parts, objectives, heads = [], [], []
-    for batch in tqdm(batches, unit="run", desc=f"importance {model.name}", disable=not progress):
+    for batch in Bar(batches, unit="run", what=f"importance {model.name}", show=progress):
         run, of_sequence = _differentiated(model, batch, objective, layers, beyond_context)
         parts.append(_products(run, form))
         objectives.append(of_sequence)
@@ -255,8 +255,14 @@ def _table(heads: list[tuple[LayerKey, int]], mean: np.ndarray, stderr: np.ndarr
         }
     )
     if normalize:
-        norm = frame.groupby("layer")["importance"].transform(lambda each: float(np.sqrt((each**2).sum())))
+        lengths = layer_lengths(keys, mean)
         for column in ("importance", "stderr"):
-            # A layer without importance stays at 0.
-            frame[column] = frame[column] / norm.where(norm > 0, 1.0)
+            frame[column] = frame[column] / lengths
     return frame
+
+
+def layer_lengths(layers: Sequence[LayerKey], importances: np.ndarray) -> np.ndarray:
+    """For each head the L2 norm of its layer's importances, [heads]; 1 where that is 0, so that they stay at 0."""
+    _, place = np.unique([str(layer) for layer in layers], return_inverse=True)
+    lengths = np.sqrt(np.bincount(place, weights=importances**2))
+    return np.where(lengths > 0, lengths, 1.0)[place]

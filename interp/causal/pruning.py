@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from interp import edits
 from interp.causal.importance import SOURCE, Importance
@@ -18,6 +17,7 @@ from interp.causal.tasks import TaskLike, as_task
 from interp.errors import InputError
 from interp.models.heads import Head, HeadSpec, head_counts, ordered_heads
 from interp.naming import head_name
+from interp.progress import Bar
 from interp.results.result import Result
 from interp.results.settings import settings_of
 
@@ -153,7 +153,7 @@ def pruning_curve(
     orders = [heads, *(_shuffled(heads, model, seed, draw) for draw in range(draws))]
     points = [(number, pruned) for number in range(len(orders)) for pruned in counts]
     measured: dict[frozenset[Head], np.ndarray] = {}
-    for number, pruned in tqdm(points, unit="point", desc=f"prune {model.name}", disable=not progress):
+    for number, pruned in Bar(points, unit="point", what=f"prune {model.name}", show=progress):
         gone = frozenset(orders[number][:pruned])
         if gone in measured:
             continue

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from interp.causal.ablation import DEFINITIONS, Ablation, ablating, check_ablation, references
 from interp.causal.controls import Controls, control_sets
@@ -24,6 +23,7 @@ from interp.inputs.convert import Inputs
 from interp.models.heads import Head, HeadSpec, head_counts, ordered_heads
 from interp.models.layers import LayerKey
 from interp.naming import head_name
+from interp.progress import Bar
 from interp.results.settings import settings_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def verify(
     else:
         captures = ()
     values = []
-    for _, _, _, ablated in tqdm(conditions, unit="run", desc=f"verify {model.name}", disable=not progress):
+    for _, _, _, ablated in Bar(conditions, unit="run", what=f"verify {model.name}", show=progress):
         values.append(_measured(model, chosen, ablation, ablated, captures, values))
     return Verification(
         settings=settings_of(

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from interp.demo.corpus import Book, Corpus, common_words, read_books
@@ -22,6 +21,7 @@ from interp.demo.scores import head_scores, repeated_tokens, token_losses
 from interp.demo.tokenizer import BOS_ID, SPECIAL_TOKENS, load_tokenizer
 from interp.demo.windows import WindowMaker
 from interp.errors import InputError
+from interp.progress import Bar
 
 PARTS = ("prose", "heads", "copies", "needles", "sample")
 SPAN = 50
@@ -117,7 +117,7 @@ class _Bench:
             count = max(1, document.size // length)
             chosen = np.unique(np.linspace(0, count - 1, min(windows, count)).astype(int))
             sums = np.zeros(3)
-            for index in tqdm(chosen, desc=f"prose {name}", disable=not self.progress):
+            for index in Bar(chosen, what=f"prose {name}", unit="window", show=self.progress):
                 piece = document[index * length : (index + 1) * length].astype(np.int64)
                 tokens = torch.from_numpy(np.append([BOS_ID], piece))[None]
                 losses = token_losses(self.model, tokens)
@@ -194,7 +194,7 @@ class _Bench:
         depths = [depth / (DEPTHS - 1) for depth in range(DEPTHS)]
         right = np.zeros((DEPTHS, trials))
         cells = [(depth, trial) for depth in range(DEPTHS) for trial in range(trials)]
-        for depth, trial in tqdm(cells, desc=f"needles, {distractors} distractors", disable=not self.progress):
+        for depth, trial in Bar(cells, what=f"needles, {distractors} distractors", unit="trial", show=self.progress):
             row, size = self.maker.haystack(
                 generator, self.context, depth=depths[depth], number=trial % 2 == 0, distractors=distractors
             )

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from interp.demo import files
@@ -29,6 +28,7 @@ from interp.demo.settings import TrainSettings
 from interp.demo.tokenizer import BOS_ID, PAD_ID, load_tokenizer, train_tokenizer
 from interp.demo.windows import Window, WindowMaker
 from interp.errors import InputError, RunError
+from interp.progress import Bar
 
 RECORD = "training.json"
 CURVE = "training_curve.csv"
@@ -156,7 +156,7 @@ class _Run:
     def train(self, *, progress: bool) -> None:
         """Run the steps that are left."""
         settings = self.settings
-        bar = tqdm(total=settings.steps, initial=self.step, unit="step", disable=not progress, smoothing=0.05)
+        bar = Bar(what="train", total=settings.steps, initial=self.step, unit="step", show=progress, smoothing=0.05)
         with bar, _interrupt_flag() as interrupted:
             while self.step < settings.steps:
                 began = time.perf_counter()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.flow.capacities import SCALE, Network, largest_flows, network
@@ -27,6 +26,7 @@ from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.heads import HeadSpec
 from interp.models.layers import LayerKey
+from interp.progress import Bar
 from interp.results.settings import inputs_of, settings_of
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def attention_flow(
         networks.append(network(found, number, [wanted[n][1] for n in rows], keep))
         seconds += len(rows) * _seconds(networks[-1])
         _check_time(seconds, max_minutes, keep)
-    with tqdm(total=len(wanted), unit="output", desc=f"attention flow {model.name}", disable=not progress) as bar:
+    with Bar(total=len(wanted), unit="output", what=f"attention flow {model.name}", show=progress) as bar:
         for net, rows in zip(networks, rows_of, strict=True):
             for n in rows:
                 low, high = largest_flows(net, int(net.outputs[wanted[n][1]]))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from interp.errors import InputError, RunError
 from interp.flow.faithfulness_result import Faithfulness
@@ -35,6 +34,7 @@ from interp.flow.target import (
 )
 from interp.flow.token_ablation import Ablation, TokenAblation, without_each
 from interp.inputs.batch import Batch
+from interp.progress import Bar
 from interp.results.settings import inputs_of, settings_of
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def faithfulness(
     left_out: dict[str, str] | None = {} if methods is None else None
     found: list[_Scored] = []
     total = sum(part.tokens for part in alone)
-    with tqdm(total=total, unit="token", desc=f"faithfulness {model.name}", disable=not progress) as bar:
+    with Bar(total=total, unit="token", what=f"faithfulness {model.name}", show=progress) as bar:
         for number, part in enumerate(alone):
             given_at = at[number] if isinstance(at, Sequence) else at
             one = target if callable(target) else whole.wanted[number]

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.captures.contributions import Projections
 from interp.captures.memory import layers_of
@@ -43,6 +42,7 @@ from interp.flow.target import (
 from interp.heads.token_classes import CLASSES, TokenClass, tokens_of
 from interp.inputs.batch import Batch
 from interp.models.heads import head_counts, parse_heads
+from interp.progress import Bar
 from interp.results.settings import inputs_of, settings_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def norm_attention(
     _check_size(model, wanted, chosen, sides, per_head)
     found: dict[LayerKey, _Found] = {}
     projections = Projections(model.host.inner, model.host.layers, INSTEAD)
-    with tqdm(total=len(wanted), unit="layer", desc=f"norms {model.name}", disable=not progress) as bar:
+    with Bar(total=len(wanted), unit="layer", what=f"norms {model.name}", show=progress) as bar:
 
         def record(call: AttentionCall, attended: Attended) -> None:
             key = call.layer.key

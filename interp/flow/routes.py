@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.captures.residual import BlockStream, check_unedited, residual_stream
 from interp.errors import InputError
@@ -23,6 +22,7 @@ from interp.heads.token_classes import tokens_of
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.naming import head_name
+from interp.progress import Bar
 from interp.results.result import Result
 from interp.results.settings import inputs_of, settings_of
 from interp_kernels.integers import whole
@@ -171,9 +171,7 @@ def routes(
     blocks = residual_stream(model, batch)
     found = _Graph(threshold, floor)
     found.flow[2 * len(blocks), position] = 1.0
-    for number in tqdm(
-        reversed(range(len(blocks))), total=len(blocks), unit="block", disable=not progress, desc="routes"
-    ):
+    for number in Bar(reversed(range(len(blocks))), total=len(blocks), unit="block", show=progress, what="routes"):
         found.follow(number, blocks[number])
     tokens = tuple(token.text for token in tokens_of(model, batch)[0])
     nodes = pd.DataFrame(

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
 from transformers.generation.utils import GenerationMixin
 
@@ -32,6 +31,7 @@ from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.hooked import HookedModel
 from interp.models.layers import LayerKey
+from interp.progress import Bar
 from interp_kernels.integers import whole, whole_numbers
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def generate(
     batch = _prompt(model, inputs, config.pad_token_id, beyond_context)
     _check_length(model, batch, new, beyond_context)
     ends = torch.tensor(end_ids(config), device=model.device)
-    bar = tqdm(total=new, unit="token", desc=f"generate {model.name}", disable=not progress)
+    bar = Bar(total=new, unit="token", what=f"generate {model.name}", show=progress)
     run = Run(model, batch, wanted, fixed, probes if fixed is None else None, before, ends, criteria, bar)
     run.check_first_step()
     needs = needs_of_generation(model, batch, wanted, before, fixed, new)

@@ -14,14 +14,22 @@ if TYPE_CHECKING:
     from interp.heads.maps_score import MapsScores, maps_score
     from interp.heads.needles import Needle
     from interp.heads.ov_copying import OVCopying, ov_copying
+    from interp.heads.pair_divergence import (
+        DistanceDivergence,
+        PairDivergence,
+        distance_divergence,
+        pair_divergence,
+    )
     from interp.heads.pattern import Pattern, Tokens
     from interp.heads.recall import needle_recall
+    from interp.heads.replay import Replay, replay
     from interp.heads.retrieval import RetrievalHeads, RetrievalResult, retrieval
     from interp.heads.sinks import Sinks, sinks
     from interp.heads.surface import SurfaceStatistics, surface
     from interp.heads.trials import Trial, needle_trials
 
 __all__ = [
+    "DistanceDivergence",
     "HeadDivergences",
     "HeadTokens",
     "LagCurve",
@@ -31,13 +39,16 @@ __all__ = [
     "MapsScores",
     "Needle",
     "OVCopying",
+    "PairDivergence",
     "Pattern",
+    "Replay",
     "RetrievalHeads",
     "RetrievalResult",
     "Sinks",
     "SurfaceStatistics",
     "Tokens",
     "Trial",
+    "distance_divergence",
     "divergences",
     "head_tokens",
     "lag_curve",
@@ -47,6 +58,8 @@ __all__ = [
     "needle_recall",
     "needle_trials",
     "ov_copying",
+    "pair_divergence",
+    "replay",
     "retrieval",
     "sinks",
     "surface",
@@ -55,6 +68,7 @@ __all__ = [
 lazily(
     __name__,
     {
+        "DistanceDivergence": "interp.heads.pair_divergence",
         "HeadDivergences": "interp.heads.divergence",
         "HeadTokens": "interp.heads.head_tokens",
         "LagCurve": "interp.heads.lag_curve",
@@ -64,13 +78,16 @@ lazily(
         "MapsScores": "interp.heads.maps_score",
         "Needle": "interp.heads.needles",
         "OVCopying": "interp.heads.ov_copying",
+        "PairDivergence": "interp.heads.pair_divergence",
         "Pattern": "interp.heads.pattern",
+        "Replay": "interp.heads.replay",
         "RetrievalHeads": "interp.heads.retrieval",
         "RetrievalResult": "interp.heads.retrieval",
         "Sinks": "interp.heads.sinks",
         "SurfaceStatistics": "interp.heads.surface",
         "Tokens": "interp.heads.pattern",
         "Trial": "interp.heads.trials",
+        "distance_divergence": "interp.heads.pair_divergence",
         "divergences": "interp.heads.divergence",
         "head_tokens": "interp.heads.head_tokens",
         "lag_curve": "interp.heads.lag_curve",
@@ -80,6 +97,8 @@ lazily(
         "needle_recall": "interp.heads.recall",
         "needle_trials": "interp.heads.trials",
         "ov_copying": "interp.heads.ov_copying",
+        "pair_divergence": "interp.heads.pair_divergence",
+        "replay": "interp.heads.replay",
         "retrieval": "interp.heads.retrieval",
         "sinks": "interp.heads.sinks",
         "surface": "interp.heads.surface",

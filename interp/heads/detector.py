@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from interp.heads.samples import Samples
+from interp.heads.samples import Samples, Windows
 from interp_kernels import Probe
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ class Detector(ABC):
         """Whether "standard" names it: forward runs over tokens are all that it needs."""
         return isinstance(self, ProbeDetector)
 
+    def is_standard_for(self, model: HookedModel) -> bool:
+        """Whether "standard" names it of this model: one that no head of the model could show is passed over without a word."""
+        return self.is_standard
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether its score depends on the text, where there is one; else one measurement serves all texts."""
+        return self.needs_text
+
     def unfit(self, model: HookedModel) -> str | None:
         """Why it cannot be measured on ``model``, said before anything is run; None where it can."""
         return None
@@ -59,6 +68,10 @@ class Detector(ABC):
 @dataclass(frozen=True)
 class ProbeDetector(Detector):
     """A detector that is scored by probes on sequences of tokens."""
+
+    @property
+    def reads_text(self) -> bool:
+        return isinstance(self.samples(), Windows)
 
     def check(self, ids: list[Tensor]) -> None:
         """Refuse sequences on which the score is not defined, before anything is run.

@@ -7,7 +7,7 @@ the mean over those rows, which differs by the factor ``rows``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.heads.clusters import check_sklearn, clustered, in_plane
@@ -23,6 +22,7 @@ from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.models.heads import HeadSpec, head_counts, parse_heads
 from interp.naming import head_name
+from interp.progress import Bar
 from interp.results.result import Result
 from interp.results.settings import inputs_of, settings_of
 
@@ -206,7 +206,7 @@ def _chosen(
     return {layer: tuple(range(counts[layer] or model.shape.heads)) for layer in model.layers if layer in wanted}
 
 
-def _kept(batch: Batch, maps: dict[LayerKey, AttentionMap]) -> tuple[Tensor, Tensor]:
+def _kept(batch: Batch, maps: Mapping[LayerKey, AttentionMap]) -> tuple[Tensor, Tensor]:
     """Which queries and which keys are no padding, [B, Tq] and [B, Tk], the same in all layers.
 
     Raises:
@@ -229,7 +229,7 @@ def _kept(batch: Batch, maps: dict[LayerKey, AttentionMap]) -> tuple[Tensor, Ten
 
 
 def _divergence(
-    maps: dict[LayerKey, AttentionMap],
+    maps: Mapping[LayerKey, AttentionMap],
     chosen: dict[LayerKey, tuple[int, ...]],
     kept: tuple[Tensor, Tensor],
     smoothing: float,
@@ -241,7 +241,7 @@ def _divergence(
     total = torch.zeros(count, count, dtype=torch.float64)
     wanted = [_rows(queries, rows) for queries in kept[0]]
     done = sum(len(index) for index in wanted)
-    with tqdm(total=done, unit="row", desc="divergences", disable=not progress) as bar:
+    with Bar(total=done, unit="row", what="divergences", show=progress) as bar:
         for sequence, index in enumerate(wanted):
             keys = kept[1][sequence]
             for block in index.split(max(1, CELLS // (count * len(keys)))):
@@ -259,7 +259,7 @@ def _rows(keep: Tensor, most: int | None) -> Tensor:
 
 
 def _smoothed(
-    maps: dict[LayerKey, AttentionMap],
+    maps: Mapping[LayerKey, AttentionMap],
     chosen: dict[LayerKey, tuple[int, ...]],
     sequence: int,
     block: Tensor,

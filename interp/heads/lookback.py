@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.heads.detector import RunDetector, Scored, Setting
-from interp.inputs.tokens import tokenise
+from interp.inputs.tokens import special_around, tokenise
 from interp.naming import head_name
+from interp.progress import Bar
 from interp.results.means import over
 from interp.results.result import Result
 from interp.results.settings import settings_of
@@ -175,12 +175,12 @@ def lookback(
         answers = _given(model, responses, len(texts))
     parts = [
         _ratios(model, prompt, answer, places, beyond_context)
-        for prompt, answer, places in tqdm(
+        for prompt, answer, places in Bar(
             zip(asked, answers, contexts, strict=True),
             total=len(asked),
             unit="response",
-            desc=f"lookback {model.name}",
-            disable=not progress,
+            what=f"lookback {model.name}",
+            show=progress,
         )
     ]
     longest = max(part.shape[-1] for part in parts)
@@ -309,7 +309,9 @@ def _ratio(context: Tensor, new: Tensor) -> Tensor:
 class Lookback(RunDetector):
     """Mean lookback ratio over the tokens that the model writes on after passages of a text, in [0, 1].
 
-    ``samples`` passages of ``prompt_tokens`` tokens, evenly spread over the text, with ``new_tokens`` greedy tokens each.
+    ``samples`` passages, evenly spread over the text, that make prompts of ``prompt_tokens`` tokens with the tokenizer's special
+    ones, and ``new_tokens`` greedy tokens after each. ``window`` cuts nothing: a ratio depends on how long both are, so that
+    windows which cannot hold them are refused; give other lengths.
     """
 
     name: str = "lookback"
@@ -321,28 +323,38 @@ class Lookback(RunDetector):
     prompt_tokens: int = 128
     new_tokens: int = 32
 
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "new_tokens"):
+            given = getattr(self, name)
+            if type(given) is not int or given < 2:
+                raise InputError(f"{self.name}: {name}: expected an integer of at least 2, got {given!r:.60}")
+        object.__setattr__(self, "positions", self.prompt_tokens + self.new_tokens)
+
     def unfit(self, model: HookedModel) -> str | None:
-        context = model.shape.context
-        if context is not None and context < self.prompt_tokens + self.new_tokens:
-            return f"it needs {self.prompt_tokens + self.new_tokens} positions, and the context of {model.name} is {context}"
         return _unfit(model)
 
     def measure(self, model: HookedModel, setting: Setting) -> Scored:
         assert setting.text is not None
         ids = tokenise(setting.text, model.tokenizer, special=False)
-        if len(ids) < self.prompt_tokens:
+        before, after = special_around(model.tokenizer)
+        size = self.prompt_tokens - len(before) - len(after)
+        if size < 1:
             raise InputError(
-                f"{self.name}: the text has {len(ids)} tokens, fewer than the {self.prompt_tokens} of a prompt"
+                f"{self.name}: prompt_tokens: expected more than the {len(before) + len(after)} special tokens that the "
+                f"tokenizer adds, got {self.prompt_tokens}"
             )
+        if len(ids) < size:
+            raise InputError(f"{self.name}: the text has {len(ids)} tokens, fewer than the {size} of a prompt")
         assert model.tokenizer is not None
-        count = min(setting.samples, len(ids) // self.prompt_tokens)
-        starts = np.linspace(0, len(ids) - self.prompt_tokens, count).round().astype(int)
-        prompts = [str(model.tokenizer.decode(ids[start : start + self.prompt_tokens])) for start in starts]
+        count = min(setting.samples, len(ids) // size)
+        starts = np.linspace(0, len(ids) - size, count).round().astype(int)
+        prompts = [str(model.tokenizer.decode(ids[start : start + size])) for start in starts]
         found = lookback(model, prompts, max_new_tokens=self.new_tokens, progress=setting.progress)
         scores = np.stack([LookbackRatios.mean(_one(found, number)) for number in range(count)])
         chance = torch.full(scores.shape[:2], 0.5, dtype=torch.float64)
         described = (
-            f"{count} passages of the text, {self.prompt_tokens} tokens each, written on for {self.new_tokens} greedily"
+            f"{count} passages of the text, prompts of {self.prompt_tokens} tokens, {self.new_tokens} more written greedily "
+            "after each"
         )
         return Scored(torch.from_numpy(scores), chance, described)
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.heads.trials import Trial
+from interp.progress import Bar
 
 if TYPE_CHECKING:
     from interp.generation.result import Generation
+    from interp.generation.steps import StepProbes
     from interp.models.hooked import HookedModel
 
 WORD = re.compile(r"\w+")
@@ -37,7 +38,7 @@ def unigram_recall(reference: str, answer: str) -> float:
     return 100 * (wanted & found).total() / wanted.total()
 
 
-def answer_to(model: HookedModel, trial: Trial, probes: Sequence[str] = ()) -> Generation:
+def answer_to(model: HookedModel, trial: Trial, probes: Sequence[str] | StepProbes = ()) -> Generation:
     """The model's answer: greedy, with the KV cache, and without the penalties that the model's own settings may hold."""
     from interp.heads.stops import StopAt
 
@@ -71,7 +72,7 @@ def needle_recall(model: HookedModel, trials: Sequence[Trial], *, progress: bool
         raise InputError(f"trials: expected those of interp.heads.needle_trials, got {trials!r:.60}")
     if not trials:
         raise InputError("trials: there is none; make some with interp.heads.needle_trials")
-    bar = tqdm(trials, unit="trial", desc=f"recall {model.name}", disable=not progress)
+    bar = Bar(trials, unit="trial", what=f"recall {model.name}", show=progress)
     return np.array([unigram_recall(trial.asked, written(answer_to(model, trial))) for trial in bar])
 
 

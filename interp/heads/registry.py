@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from interp.errors import InputError
+from interp.heads.broad import Broad
 from interp.heads.copying import Copying
 from interp.heads.current_token import CurrentToken
+from interp.heads.delimiter import Delimiter
 from interp.heads.detector import Detector
 from interp.heads.duplicate_token import DuplicateToken
 from interp.heads.first_token_sink import FirstTokenSink
 from interp.heads.hidden_sink import HiddenSink
+from interp.heads.importance_detector import ImportanceDetector
 from interp.heads.induction import Induction, InductionText
 from interp.heads.lookback import Lookback
+from interp.heads.next_token import NextToken
 from interp.heads.ov_copying import OVCopyingDetector
 from interp.heads.previous_token import PreviousToken
 from interp.heads.retrieval import RetrievalHeads
@@ -27,15 +31,19 @@ Wanted = str | Detector | Iterable[str | Detector]
 _ALL: tuple[Detector, ...] = (
     PreviousToken(),
     CurrentToken(),
+    NextToken(),
     DuplicateToken(),
     Induction(),
     InductionText(),
     Copying(),
     FirstTokenSink(),
     HiddenSink(),
+    Delimiter(),
+    Broad(),
     Lookback(),
     RetrievalHeads(),
     OVCopyingDetector(),
+    ImportanceDetector(),
 )
 
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.heads.answers import COUNTINGS, SCORED, Answer, Counting, Scored, measured
@@ -30,6 +29,7 @@ from interp.heads.needles import BUILT_IN, Needle, checked_needles
 from interp.heads.retrieval_folder import RunFolder, fingerprint
 from interp.heads.trials import NEW_TOKENS, Prompt, Trial, needle_trials, prompt_kind, unfit
 from interp.naming import head_name, nearest
+from interp.progress import Bar
 from interp.results.result import Result
 from interp.results.settings import settings_of
 
@@ -307,8 +307,8 @@ def _answers(
     found = {} if kept is None else {trial.number: kept.finished(trial.number) for trial in trials}
     missing = [trial for trial in trials if found.get(trial.number) is None]
     answers = {number: answer for number, answer in found.items() if answer is not None}
-    with tqdm(
-        total=len(trials), initial=len(answers), unit="trial", desc=f"retrieval {model.name}", disable=not progress
+    with Bar(
+        total=len(trials), initial=len(answers), unit="trial", what=f"retrieval {model.name}", show=progress
     ) as bar:
         for trial in missing:
             answers[trial.number] = answer = measured(model, trial, scored)

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.heads.chance import uniform_stats
@@ -25,6 +24,7 @@ from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.inputs.windows import Windows
 from interp.naming import head_name, nearest
+from interp.progress import Bar
 from interp.results.means import means
 from interp.results.result import Result
 from interp.results.settings import inputs_of, settings_of
@@ -88,6 +88,12 @@ class SurfaceStatistics(Result):
         if not chosen:
             raise InputError(f"statistics: expected at least one of {', '.join(self.statistics)}")
         return surface_panels(self, chosen)
+
+    def plot_grid(self, statistic: str) -> go.Figure:
+        """Layer x head grid of one statistic; see ``interp.plots.surface``."""
+        from interp.plots.surface import statistic_grid
+
+        return statistic_grid(self, statistic)
 
     def plot_profile(self, *heads: str) -> go.Figure:
         """Mass by distance of some heads ("L5H1"), the strongest at looking far by default, beside uniform attention."""
@@ -153,7 +159,7 @@ def surface(
     edges = _edges(max(batch.tokens for batch in batches))
     values: dict[str, list[Tensor]] = {}
     chances: dict[str, list[Tensor]] = {}
-    for batch in tqdm(batches, unit="window", desc=f"surface {model.name}", disable=not progress):
+    for batch in Bar(batches, unit="window", what=f"surface {model.name}", show=progress):
         probes = _probes(model, batch, classes, edges)
         capture = model.capture(batch, probes, wanted, beyond_context=True)
         for name, value in _statistics(capture.stats, classes).items():

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.errors import InputError
 from interp.inputs.batch import Batch
@@ -21,6 +20,7 @@ from interp.inputs.reads import Reads
 from interp.inputs.rows import check_ids
 from interp.inputs.textfile import read_text
 from interp.inputs.tokens import NOWHERE, Encoded, encoded, special_around, token_row
+from interp.progress import Bar
 from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Windows(Sequence[Window]):
         """
         options = {"beyond_context": self.beyond_context} | options
         name = f"capture {self.model.name}"
-        with tqdm(total=len(self), unit="window", desc=name, disable=not progress) as bar:
+        with Bar(total=len(self), unit="window", what=name, show=progress) as bar:
             for window in self:
                 yield window, self.model.capture(window.batch, *args, **options)
                 bar.update()

@@ -83,7 +83,7 @@ def load(
             "source: expected 'demo', a folder, a hub name, a transformers model or a TransformerBridge, got "
             f"{type(source).__name__}"
         )
-    where, chosen_dtype = _device(device), _dtype(dtype)
+    where, chosen_dtype = chosen_device(device), _dtype(dtype)
     if chosen_dtype is None:
         chosen_dtype = torch.float32 if where.type == "cpu" else "auto"
     folder, remote = _folder(source, revision, trust_remote_code, tokenizer is None)
@@ -145,7 +145,12 @@ def check_config(config: PreTrainedConfig) -> None:
     check_config_support(config, _concrete_class(config, _model_class(config)))
 
 
-def _device(device: str | torch.device) -> torch.device:
+def chosen_device(device: str | torch.device) -> torch.device:
+    """The device that is meant: "auto" is a GPU where there is one.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -25,6 +25,7 @@ from interp.models.editing import edits_on
 from interp.models.hooking import IMPLEMENTATION, is_recording, own_attention, own_visibility, recorded, recording_of
 from interp.models.layers import AttentionLayer, LayerKey, LayersOf
 from interp.models.visibility import attention_visibility
+from interp.progress import step
 from interp_kernels import Attended, Mask, Probe
 
 
@@ -130,6 +131,8 @@ def watched(call: AttentionCall, recording: Recording) -> Tensor:
         RunError: NaN or infinity in what goes in or comes out.
     """
     recording.has_begun = True
+    if not torch.compiler.is_compiling():
+        step()
     # Of keys and values from a cache only those that are new: the others were looked at when they came.
     new = 0 if call.layer.stack == "cross" else -call.q.shape[2]
     for name, x in (("queries", call.q), ("keys", call.k[:, :, new:]), ("values", call.v[:, :, new:])):

@@ -24,7 +24,7 @@ from interp.models.layers import LayerKey
 from interp.models.shape import ModelShape
 from interp.naming import named_layers
 from interp.versions import versions
-from interp_kernels import AttentionMap, Probe
+from interp_kernels import Probe
 from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from interp.generation.steps import StepProbes
     from interp.inputs.windows import Windows
     from interp.models.heads import HeadSpec
+    from interp.views.token_map import TokenMap
     from interp_kernels.api import Attended
 
 
@@ -212,10 +213,10 @@ class HookedModel:
 
     def maps(
         self, inputs: Inputs | Batch, layers: Iterable[LayerKey] | None = None, *, beyond_context: bool = False
-    ) -> dict[LayerKey, AttentionMap]:
-        """The lazy attention map of each layer: q, k, v and log-sum-exp are kept, O(T) memory a layer.
+    ) -> dict[LayerKey, TokenMap]:
+        """The lazy attention map of each layer, with its tokens: q, k, v and log-sum-exp are kept, O(T) memory a layer.
 
-        Rows of padded queries are whatever the model computes there.
+        Rows of padded queries are whatever the model computes there; ``plot`` and ``region`` leave them out.
         """
         from interp.captures.capturing import maps
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -38,6 +38,11 @@ class Host(Protocol):
 
     @property
     def layers(self) -> LayersOf: ...
+
+    @property
+    def entrances(self) -> Sequence[nn.Module]:
+        """The modules whose forward takes in the residual stream for the attention of ``layers``."""
+        ...
 
     @property
     def shape(self) -> ModelShape: ...
@@ -79,6 +84,10 @@ class TransformersHost:
     @property
     def inner(self) -> PreTrainedModel:
         return self.model
+
+    @property
+    def entrances(self) -> Sequence[nn.Module]:
+        return list(self.layers)
 
     @property
     def device(self) -> torch.device:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 256
 """Tokens that are shown one by one; of more, neighbours are summed."""
+LEAST_AFTER = 8
+"""Tokens after the output that are shown at least, so that it is seen that it draws on none of them."""
 MOST_TICKS = 64
 """Tokens whose texts are written below the axis."""
 NUMBERED_TICKS = 16
 WIDEST, NARROWEST = 1100, 420
 BAR = "#2b5c9e"
-INK, HIDDEN = "#1c2330", "#d5d8dd"
+INK, HIDDEN = "#1c2330", "rgba(128, 136, 148, 0.35)"
 MARGIN = {"l": 92, "r": 28, "t": 56, "b": 86}
 
 
@@ -32,7 +34,8 @@ def level_grid(result: TokenWeights, row: int) -> go.Figure:
     """One output's weights as levels x tokens: the output at the top, the model's input at the bottom.
 
     Marks: colour is the weight, on a root scale (a quarter of the largest weight is half way up the scale), as a few tokens
-    have most of it. The palest colour is a weight of 0, grey a token that the output cannot draw on, as it comes after it.
+    have most of it. The palest colour is a weight of 0, grey a token that the output cannot draw on, as it comes after it; of
+    these the first are shown.
     Above ``MOST_COLUMNS`` tokens a column is a run of neighbours, its colour the sum of their weights; the axis says so.
     Hovering gives the exact weight.
     """
@@ -90,7 +93,8 @@ def token_bars(results: Mapping[str, TokenWeights], rows: Sequence[int]) -> go.F
     Panels have the tokens in common, and each a scale of its own from 0.
 
     Marks: a bar's height is the token's weight at the lowest level. Whiskers, where a result has bounds (attention flow), span
-    the values that the exact weight can have. A grey band covers tokens that the output cannot draw on. Above ``MOST_COLUMNS``
+    the values that the exact weight can have. A grey band covers tokens that the output cannot draw on, of which the first are
+    shown. Above ``MOST_COLUMNS``
     tokens a bar is the sum over a run of neighbours; the axis says so.
 
     Args:
@@ -192,7 +196,8 @@ _LOOK: dict[str, Any] = {
 class _Columns:
     """What is shown side by side: tokens, or runs of ``size`` of them.
 
-    count: tokens; hidden: tokens from which on the output draws on none (of the decoder's, in an encoder-decoder)
+    count: tokens that are shown, up to some after the output; hidden: tokens from which on the output draws on none (of the
+    decoder's, in an encoder-decoder)
     """
 
     count: int
@@ -207,10 +212,11 @@ class _Columns:
         tokens = result.tokens[sequence]
         before = result.encoder_tokens[sequence] if result.encoder_tokens else 0
         hidden = before + int(result.position[row]) + 1 if result.is_causal else len(tokens)
-        size = -(-len(tokens) // MOST_COLUMNS)
+        count = min(len(tokens), hidden + max(LEAST_AFTER, hidden // 8))
+        size = -(-count // MOST_COLUMNS)
         texts, labels = [], []
-        for start in range(0, len(tokens), size):
-            stop = min(start + size, len(tokens))
+        for start in range(0, count, size):
+            stop = min(start + size, count)
             own = start - before if start >= before else start
             side = "" if not result.encoder_tokens else "decoder " if start >= before else "encoder "
             if size == 1:
@@ -221,7 +227,7 @@ class _Columns:
                     f"{side}tokens {own} to {own + stop - start - 1}: {token_label(''.join(tokens[start:stop]), 60)}"
                 )
                 labels.append(str(own))
-        return cls(len(tokens), size, hidden, texts, labels)
+        return cls(count, size, hidden, texts, labels)
 
     def summed(self, weights: np.ndarray) -> np.ndarray:
         """weights [levels, T] -> [levels, columns]; NaN where the output cannot draw on any of a column's tokens."""

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from interp.errors import InputError
 from interp.naming import head_name
+from interp.plots.heads import value_grid
 
 if TYPE_CHECKING:
     from interp.heads.surface import SurfaceStatistics
@@ -73,6 +74,28 @@ def surface_panels(result: SurfaceStatistics, statistics: Sequence[str]) -> go.F
         margin={"l": 50, "r": 20, "t": 40, "b": 50},
     )
     return figure
+
+
+def statistic_grid(result: SurfaceStatistics, statistic: str) -> go.Figure:
+    """One statistic of every head: a row a layer (0 at the top), a column a query head.
+
+    Marks: colour is the statistic; shares of the attention run from 0 to 1 whatever the model, entropy and distance from 0 to the
+    largest that is seen. Grey is not defined. Hovering gives standard error and chance.
+    """
+    rows = result.of(statistic)
+    place = {layer: number for number, layer in enumerate(result.layers)}
+    at = rows["layer"].astype(str).map(place).to_numpy(), rows["head"].to_numpy()
+    shape = len(place), int(rows["head"].max()) + 1
+    values, stderr, chance = (np.full(shape, np.nan) for _ in range(3))
+    for grid, column in ((values, "value"), (stderr, "stderr"), (chance, "chance")):
+        grid[at] = rows[column].to_numpy()
+    unit = rows["unit"].iloc[0]
+    high = 1.0 if unit == "mass" else float(np.nanmax(values)) or 1.0
+    hover = (
+        f"<b>%{{customdata[0]}}</b><br>{escape(statistic)} %{{z:.3f}} ± %{{customdata[1]:.3f}} {unit}"
+        "<br>chance %{customdata[2]:.3f}<extra></extra>"
+    )
+    return value_grid(values, result.layers, [stderr, chance], hover, (0.0, high), "Viridis", unit)
 
 
 def distance_profiles(result: SurfaceStatistics, heads: Sequence[str]) -> go.Figure:

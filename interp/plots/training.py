@@ -18,26 +18,32 @@ LOSSES = {
 HEADS_SHOWN = 4
 
 
-def training_curve(table: str | Path) -> go.Figure:
+def training_curve(table: str | Path | pd.DataFrame) -> go.Figure:
     """Losses (nats per token) above, induction scores of the strongest heads below, over optimisation steps.
 
-    table: the CSV that `interp train-demo` writes (training_curve.csv). Induction heads and the fall of the loss on the second
-    copy appear together: that is the phase change.
+    table: the CSV that `interp train-demo` writes (training_curve.csv), or a DataFrame of your own with the same columns; it may
+    lack held_out_loss. Induction heads and the fall of the loss on the second copy appear together: that is the
+    phase change.
 
     Raises:
         InputError: there is no such file, or it lacks the columns.
     """
-    try:
-        frame = pd.read_csv(table)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{table} cannot be read as a training curve: {error}") from error
+    if isinstance(table, pd.DataFrame):
+        frame, table = table, "the table"
+    else:
+        try:
+            frame = pd.read_csv(table)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{table} cannot be read as a training curve: {error}") from error
     heads = [str(column) for column in frame if str(column).startswith("induction_L")]
-    missing = [column for column in ("step", *LOSSES) if column not in frame]
+    missing = [column for column in ("step", *LOSSES) if column not in (*frame, "held_out_loss")]
     if missing or not heads:
         raise InputError(f"{table} is no training curve: it lacks {', '.join(missing) or 'induction scores'}")
     strongest = frame[heads].iloc[-1].sort_values(ascending=False).index[:HEADS_SHOWN]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     for column, name in LOSSES.items():
+        if column not in frame:
+            continue
         figure.add_scatter(x=frame["step"], y=frame[column], name=name, mode="lines", row=1, col=1)
     for column in strongest:
         name = str(column).removeprefix("induction_")

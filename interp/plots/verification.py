@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ import plotly.graph_objects as go
 if TYPE_CHECKING:
     from interp.causal.verification import Comparison, Verification
 
-FOUND, OTHERS = "#c1272d", "#5b6b82"
+FOUND, OTHERS, NOTHING = "#c1272d", "#6b7b93", "#808894"
+"""Colours that are seen on a light page and on a dark one, by 3 : 1 at least."""
+TITLE, LETTER, LINE = 14, 7.5, 18
+"""Pixels: the title's letters are so high, so wide on average, and its lines so far apart."""
 SPREAD = 0.22
 """Half the width over which the dots of one size are laid out."""
 
@@ -22,7 +26,7 @@ def verification_figure(result: Verification) -> go.Figure:
 
     Marks: a red diamond is the found heads, its bar the interval. Each dot is a control set, side by side in order of their
     effect; an open dot holds heads of other layers, for want of enough in the same. The grey square is the controls' mean, with
-    its interval. The dashed line at 0 is the model without ablation. Hovering names the heads.
+    its interval. The dashed line at 0 is the model without ablation; its metric stands under the title. Hovering names the heads.
     """
     frame = result.to_frame()
     frame["shown"] = [_wrapped(names) for names in frame["heads"]]
@@ -31,14 +35,20 @@ def verification_figure(result: Verification) -> go.Figure:
     _add_controls(figure, frame, result)
     _add_mean(figure, comparisons)
     _add_found(figure, frame[frame["condition"] == "found"], comparisons)
-    figure.add_hline(y=0, line={"dash": "dash", "width": 1, "color": "#111111"})
+    figure.add_hline(y=0, line={"dash": "dash", "width": 1, "color": NOTHING})
     unit = f" ({escape(result.unit, quote=False)})" if result.unit else ""
     worse = "up" if result.worse == "higher" else "down"
     sizes = list(result.sizes)
+    width = 320 + 130 * len(sizes)
+    title = textwrap.wrap(result.task, int((width - 24) / LETTER)) or [""]
     figure.update_layout(
         title={
-            "text": f"{escape(result.task, quote=False)}: {result.plain:.3g} before {result.ablation} ablation",
-            "font": {"size": 14},
+            "text": "<br>".join(escape(line, quote=False) for line in title),
+            "font": {"size": TITLE},
+            "x": 0.02,
+            "y": 0.97,
+            "yanchor": "top",
+            "subtitle": {"text": f"{result.plain:.3g}{unit} before {result.ablation} ablation", "font": {"size": 12}},
         },
         xaxis={
             "title": "heads ablated together",
@@ -49,10 +59,11 @@ def verification_figure(result: Verification) -> go.Figure:
             "zeroline": False,
         },
         yaxis={"title": f"change{unit}, {worse} is worse", "zeroline": False, "gridcolor": "#e3e6ea"},
-        width=320 + 130 * len(sizes),
-        height=420,
-        margin={"l": 70, "r": 20, "t": 50, "b": 50},
-        legend={"orientation": "v"},
+        width=width,
+        height=440 + LINE * (len(title) - 1),
+        margin={"l": 70, "r": 20, "t": 54 + LINE * len(title), "b": 50},
+        # Below: beside the plot it would leave room for little else.
+        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
         plot_bgcolor="#ffffff",
         paper_bgcolor="rgba(0,0,0,0)",
     )

@@ -6,14 +6,15 @@ The same for P weighted by its gradient, for relevance: see ``AttentionMap.weigh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from interp_kernels.backends import cpu, triton
+from interp_kernels.backends.tiled import sight
 from interp_kernels.backends.tiled.mapping import MapTiles
 from interp_kernels.linear_operator import linear_operator
 from interp_kernels.mask import describe
@@ -74,9 +75,11 @@ class AttentionMap:
         held = [x for x in (ops.q, ops.k, ops.v, self.lse, self.output_gradient) if x is not None]
         megabytes = sum(x.numel() * x.element_size() for x in held) / 1e6
         weighted = "" if self.output_gradient is None else ", weighted by its gradient"
-        return f"AttentionMap(B={b}, Hq={h}, Tq={t}, Tk={k}, {ops.q.dtype}, lazy{weighted}, {megabytes:.1f} MB)"
+        return (
+            f"{type(self).__name__}(B={b}, Hq={h}, Tq={t}, Tk={k}, {ops.q.dtype}, lazy{weighted}, {megabytes:.1f} MB)"
+        )
 
-    def weighted_by(self, output_gradient: Tensor) -> AttentionMap:
+    def weighted_by(self, output_gradient: Tensor) -> Self:
         """The lazy map of max(0, P_ij dP_ij), with dP_ij = dO_i . v_j the gradient that reaches P_ij.
 
         Its mean over the heads is the relevance Abar = mean_h max(0, dA * A) of Chefer et al., "Generic
@@ -98,13 +101,26 @@ class AttentionMap:
             raise ValueError(f"output_gradient: expected a tensor on {ops.v.device}, got {given.device}")
         if self.output_gradient is not None:
             raise ValueError("output_gradient: this map is weighted already; weight the map that attend gave")
-        return AttentionMap(ops, self.lse, given.detach())
+        return replace(self, output_gradient=given.detach())
 
-    def head(self, batch: int, head: int) -> AttentionMap:
+    def head(self, batch: int, head: int) -> Self:
         """The map of one head of one sequence, shape (1, 1, Tq, Tk)."""
         b, h = self._index("batch", batch, self.shape[0]), self._index("head", head, self.shape[1])
         gradient = None if self.output_gradient is None else self.output_gradient[b : b + 1, h : h + 1]
-        return AttentionMap(self.operands.one_head(b, h), self.lse[b : b + 1, h : h + 1], gradient)
+        lse = self.lse[b : b + 1, h : h + 1]
+        return replace(self, operands=self.operands.one_head(b, h), lse=lse, output_gradient=gradient)
+
+    def of_rows(self, rows: slice) -> Self:
+        """The map of consecutive queries, a slice of step 1 that holds at least one: shape (B, Hq, n, Tk).
+
+        Its methods count rows from ``rows.start`` on; who sees whom, and every value, is as in the whole map.
+        """
+        rows = self._slice("rows", rows, self.shape[2])
+        if rows.start == rows.stop:
+            raise ValueError(f"rows: expected at least one of the {self.shape[2]} queries, got none")
+        gradient = None if self.output_gradient is None else self.output_gradient[:, :, rows]
+        operands = self.operands.some_rows(rows)
+        return replace(self, operands=operands, lse=self.lse[:, :, rows], output_gradient=gradient)
 
     @_computed
     def rows(self, index: int | Sequence[int] | Tensor) -> Tensor:
@@ -125,6 +141,47 @@ class AttentionMap:
         return self._computer().cells(rows, cols)
 
     @_computed
+    def visible(self, rows: slice, cols: slice) -> Tensor:
+        """Which cells of ``tile(rows, cols)`` their queries see, bool [B, Hq, rows, cols]; heads may share memory.
+
+        The mask's conditions, and the biases that hide a key; no score is computed.
+        """
+        rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
+        return sight.visible(self.operands, rows, cols)
+
+    @_computed
+    def count_visible(
+        self,
+        rows: slice,
+        cols: slice,
+        block: int | tuple[int, int],
+        *,
+        counted_rows: Tensor | None = None,
+        counted_cols: Tensor | None = None,
+    ) -> Tensor:
+        """How many cells of each square of a rectangle are visible, int64 [B, Hq, R, C]; heads may share memory.
+
+        Squares of ``block`` x ``block`` cells, or of (down, across), begin at the rectangle's first row and column; those
+        at its ends are smaller. With (1, Tk) it is how many keys each query sees, with (Tq, 1) how many queries see a key.
+        Of a causal or windowed map, padded or not, it looks at O(T) cells; with documents, predicates or biases at all.
+
+        counted_rows, counted_cols: bool [Tq] and [Tk], of the whole map, False for those whose cells do not count.
+        """
+        rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
+        sides = block if isinstance(block, tuple) else (block, block)
+        if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+            raise ValueError(f"block: expected an integer of at least 1, or two of them, got {block!r}")
+        counted = []
+        for name, x, side, size in (
+            ("counted_rows", counted_rows, rows, self.shape[2]),
+            ("counted_cols", counted_cols, cols, self.shape[3]),
+        ):
+            if x is not None and (not isinstance(x, Tensor) or x.dtype != torch.bool or tuple(x.shape) != (size,)):
+                raise ValueError(f"{name}: expected a bool tensor of shape [{size}], got {describe(x)}")
+            counted.append(None if x is None else x[side].to(self.lse.device))
+        return sight.count_visible(self.operands, rows, cols, *sides, *counted)
+
+    @_computed
     def diagonal(self, d: int) -> Tensor:
         """P[i, i - d] for every query, i - d taken on positions; 0 where that key does not exist. [B, Hq, Tq].
 
@@ -135,16 +192,30 @@ class AttentionMap:
         return self._computer().diagonal(d)
 
     @_computed
-    def pool(self, block: int, op: Literal["mean", "max"] = "mean") -> Tensor:
+    def pool(
+        self,
+        block: int,
+        op: Literal["mean", "max"] = "mean",
+        *,
+        row_factors: Tensor | None = None,
+        col_factors: Tensor | None = None,
+    ) -> Tensor:
         """Mean over the visible cells, or maximum, of P over block x block squares.
 
         [B, Hq, ceil(Tq / block), ceil(Tk / block)]; a square without a visible cell gives 0.
+
+        With factors r and c, finite and at least 0, it is of r_i P_ij c_j. row_factors: [Tq], [B, Tq] or [B, Hq, Tq];
+        col_factors: [Tk], [B, Tk] or [B, Hq, Tk]. On a GPU these are computed by tiles.
         """
         if isinstance(block, bool) or not isinstance(block, int) or block < 1:
             raise ValueError(f"block: expected an integer of at least 1, got {block!r}")
         if op not in ("mean", "max"):
             raise ValueError(f"op: expected 'mean' or 'max', got {op!r}")
-        return self._computer().pool(block, op)
+        if row_factors is None and col_factors is None:
+            return self._computer().pool(block, op)
+        rows = None if row_factors is None else self._factors("row_factors", row_factors, self.shape[2])
+        cols = None if col_factors is None else self._factors("col_factors", col_factors, self.shape[3])
+        return self._tiles().pool(block, op, rows, cols)
 
     @_computed
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
@@ -199,16 +270,30 @@ class AttentionMap:
     def _computer(self, top: int = 0) -> MapTiles | MapKernels:
         """What computes this map. ``top``: the k of a topk that is to be computed."""
         ops = self.operands
-        if self.output_gradient is None and cpu.is_compiled(ops):
-            from interp_kernels.backends.cpu.mapping import MapSweeps
-
-            return MapSweeps(ops, self.lse)
         on_gpu = self.lse.is_cuda and self.output_gradient is None and triton.refusal(ops, ()) is None
         if on_gpu and top <= triton.MAX_TOP:
             from interp_kernels.backends.triton.mapping import MapKernels
 
             return MapKernels(ops, self.lse)
-        return MapTiles(ops, self.lse, self.output_gradient)
+        return self._tiles()
+
+    def _tiles(self) -> MapTiles:
+        """What computes this map without the Triton kernels: compiled sweeps on a CPU, else tiles in torch."""
+        if self.output_gradient is None and cpu.is_compiled(self.operands):
+            from interp_kernels.backends.cpu.mapping import MapSweeps
+
+            return MapSweeps(self.operands, self.lse)
+        return MapTiles(self.operands, self.lse, self.output_gradient)
+
+    def _factors(self, name: str, x: Tensor, size: int) -> Tensor:
+        """x as [B, Hq, size]."""
+        b, h = self.shape[:2]
+        if not isinstance(x, Tensor) or tuple(x.shape) not in ((size,), (b, size), (b, h, size)):
+            raise ValueError(f"{name}: expected [{size}], [{b}, {size}] or [{b}, {h}, {size}], got {describe(x)}")
+        x = x.to(self.lse)
+        if not bool(((x >= 0) & x.isfinite()).all()):
+            raise ValueError(f"{name}: expected finite numbers of at least 0, got others in {list(x.shape)}")
+        return (x[:, None] if x.ndim == 2 else x).expand(b, h, size)
 
     def _spread(self, name: str, x: Tensor, per_sequence: bool) -> Tensor:
         """x broadcast to [B, Hq, T, C]."""

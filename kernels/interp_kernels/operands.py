@@ -76,6 +76,23 @@ class Operands:
         recorded = {name: x.detach() for name, x in given.items() if x is not None and x.requires_grad}
         return replace(self, **recorded) if recorded else self
 
+    def some_rows(self, rows: slice) -> Operands:
+        """The operands of consecutive queries, as views. rows: start and stop within [0, Tq]."""
+        bias, relative, sinks = self.bias, self.relative_bias, self.sinks
+        if relative is not None:
+            # Entry (key - query) + Tq - 1; the queries' own part of it ends where the last of them meets key Tk - 1.
+            first = self.queries - rows.stop
+            relative = relative[:, first : first + rows.stop - rows.start + self.keys - 1]
+        return replace(
+            self,
+            q=self.q[:, :, rows],
+            mask=self.mask.with_offset(self.offset + rows.start),
+            sinks=sinks[:, :, rows] if sinks is not None and sinks.ndim == 3 else sinks,
+            bias=bias[:, :, rows] if bias is not None and bias.shape[2] > 1 else bias,
+            relative_bias=relative,
+            class_values=None if self.class_values is None else self.class_values[:, :, rows],
+        )
+
     def one_head(self, batch: int, head: int) -> Operands:
         """The operands of one head of one sequence, as views: B = Hq = Hkv = 1."""
         b, h, g = slice(batch, batch + 1), slice(head, head + 1), slice(head // self.group, head // self.group + 1)

@@ -145,6 +145,20 @@ def _add_biases(ops: Operands, tile: Tensor, batch: slice, head: slice, rows: In
         tile.clamp_(min=HIDDEN)
 
 
+def bias_hides(ops: Operands) -> bool:
+    """Whether a bias may hide keys that the mask lets a query see."""
+    return any(x is not None for x in (ops.bias, ops.relative_bias, ops.class_values))
+
+
+def hidden_by_bias(ops: Operands, batch: slice, kv: slice, rows: Index, cols: Index) -> Tensor:
+    """Which cells of a tile the biases hide, bool [b, Hq of the KV heads, rows, cols]."""
+    head = slice(kv.start * ops.group, kv.stop * ops.group)
+    shape = (batch.stop - batch.start, head.stop - head.start, length(rows), length(cols))
+    tile = torch.zeros(shape, dtype=ops.compute_dtype, device=ops.q.device)
+    _add_biases(ops, tile, batch, head, rows, cols)
+    return is_hidden(tile)
+
+
 def _class_bias(ops: Operands, tile: Tensor, batch: slice, head: slice, rows: Index, cols: Index) -> Tensor:
     """What the keys' classes add to a tile [b, h, rows, cols], broadcastable to it."""
     assert ops.class_values is not None

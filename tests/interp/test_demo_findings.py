@@ -26,8 +26,8 @@ def scores(demo: interp.HookedModel, prose: str) -> interp.HeadScores:
     return interp.scan(demo, text=prose, window=512, progress=False)
 
 
-def test_every_standard_detector_runs_on_the_demo_model(scores: interp.HeadScores) -> None:
-    assert scores.detectors == [name for name, detector in detectors().items() if detector.is_standard]
+def test_every_standard_detector_runs_on_the_demo_model(demo: interp.HookedModel, scores: interp.HeadScores) -> None:
+    assert scores.detectors == [name for name, detector in detectors().items() if detector.is_standard_for(demo)]
     assert not scores.settings["left_out"]
 
 

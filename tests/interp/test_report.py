@@ -87,7 +87,7 @@ def test_title_and_head(page: Page):
     assert f"{LAYERS} layers × {HEADS} heads · LlamaForCausalLM · float32 on cpu" in page.text("header")
 
 
-@pytest.mark.parametrize("name", [detector.name for detector in chosen("standard")])
+@pytest.mark.parametrize("name", [each.name for each in chosen("standard") if each.name != "next_token"])
 def test_each_detector_has_its_section(name: str, page: Page, scores: HeadScores):
     detector = interp.detectors()[name]
     sections = [attributes.get("id") for attributes in page.having("section")]

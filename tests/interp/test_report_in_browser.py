@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from interp.scores import HeadScores
+from tests.browser import installed_browser
 from tests.interp.test_report import HOSTILE, Page
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 Open = Callable[[Path], str]
 
@@ -21,9 +19,7 @@ Open = Callable[[Path], str]
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Open:
     """Opens a file and gives the page as it stands after its scripts have run."""
-    binary = next((found for found in map(shutil.which, BROWSERS) if found), None)
-    if binary is None:
-        pytest.skip(f"needs a browser to open the report in: one of {', '.join(BROWSERS)}")
+    binary = installed_browser()
 
     def open_file(file: Path) -> str:
         profile = tmp_path_factory.mktemp("profile")

@@ -136,7 +136,7 @@ def test_a_detector_that_needs_text_is_refused_by_name(model: HookedModel, bare:
 def test_an_encoder(own_model, tokenizer, inputs: list[torch.Tensor]):
     encoder = interp.load(own_model("bert"), tokenizer=tokenizer)
     scores = scan(encoder, text=TEXT)
-    assert scores.detectors == ["previous_token", "current_token", "first_token_sink"]
+    assert scores.detectors == ["previous_token", "current_token", "next_token", "first_token_sink"]
     reason = "it is defined for heads that look back only, and BertModel sees both ways"
     backward = ["duplicate_token", "induction", "induction_text", "copying"]
     assert scores.settings["left_out"] == dict.fromkeys(backward, reason)

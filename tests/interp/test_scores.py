@@ -12,7 +12,8 @@ from interp.errors import InputError
 from interp.scores import COLUMNS, HeadScores, Measured
 from tests.interp.tiny import HEADS, LAYERS
 
-DETECTORS = [detector for detector in interp.detectors().values() if detector.is_standard]
+DETECTORS = [each for each in interp.detectors().values() if each.is_standard and each.name != "next_token"]
+"""The standard ones of decoders."""
 
 
 def measured(scores: torch.Tensor, chance: torch.Tensor | None = None) -> HeadScores:

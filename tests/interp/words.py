@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -15,9 +15,10 @@ from tests.interp.tiny import VOCABULARY
 BOS, EOS, PAD = 0, 1, 2
 
 
-def words_tokenizer(template: str | None = "<s> $A") -> PreTrainedTokenizerFast:
-    """``template``: the special tokens that it puts around a text; None puts none."""
-    ids = {"<s>": BOS, "</s>": EOS, "<pad>": PAD} | {f"w{i}": i for i in range(3, VOCABULARY)}
+def words_tokenizer(template: str | None = "<s> $A", names: Mapping[int, str] | None = None) -> PreTrainedTokenizerFast:
+    """``template``: the special tokens that it puts around a text; None puts none. ``names``: other words for some ids."""
+    words = {i: f"w{i}" for i in range(3, VOCABULARY)} | dict(names or {})
+    ids = {"<s>": BOS, "</s>": EOS, "<pad>": PAD} | {word: i for i, word in words.items()}
     core = Tokenizer(WordLevel(ids, unk_token="w3"))
     core.pre_tokenizer = WhitespaceSplit()
     if template is not None:

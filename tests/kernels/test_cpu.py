@@ -242,6 +242,11 @@ def test_the_map_swept_is_the_map_in_plain_torch(group: int, sinks: bool) -> Non
     torch.testing.assert_close(swept.pool(10, "max"), tiles.amax((-1, -2)), **close)
     seen = (dense > 0).double().unfold(2, 10, 10).unfold(3, 10, 10).sum((-1, -2))
     torch.testing.assert_close(swept.pool(10, "mean"), tiles.sum((-1, -2)) / seen.clamp(min=1), **close)
+    r, c = normal(2, 2 * group, 70).abs(), normal(2, 2 * group, 90).abs()
+    c[..., 41:44] = 0
+    tiles = (dense * r[..., None] * c[..., None, :]).unfold(2, 10, 10).unfold(3, 10, 10)
+    torch.testing.assert_close(swept.pool(10, "max", r, c), tiles.amax((-1, -2)), **close)
+    torch.testing.assert_close(swept.pool(10, "mean", r, c), tiles.sum((-1, -2)) / seen.clamp(min=1), **close)
 
 
 def test_a_pass_serves_no_probe_twice() -> None:

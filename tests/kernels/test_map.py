@@ -17,7 +17,7 @@ from scipy.sparse.linalg import svds
 
 import interp_kernels as ik
 from interp_kernels.backends import reference
-from interp_kernels.backends.tiled import mapping
+from interp_kernels.backends.tiled import mapping, sight
 from interp_kernels.map import DENSE_CELLS
 from interp_kernels.tiles import blocks
 from tests.kernels.cases import Case, cases, randomised
@@ -31,6 +31,8 @@ def smallest_tiles() -> Iterator[None]:
     """Walks over the map take 16 rows of one KV head and 128 keys at a time."""
     with (
         mock.patch.object(mapping, "TILE_CELLS", 1),
+        mock.patch.object(sight, "ROWS", 5),
+        mock.patch.object(sight, "TILE_CELLS", 200),
         mock.patch.object(mapping, "blocks", partial(blocks, cells=1)),
     ):
         yield
@@ -70,6 +72,19 @@ def check_all(case: Case, by_gradient: bool, block: int, k: int, index: list[int
         close(lazy.diagonal(d), diagonal(p, d, golden.offset))
     close(lazy.pool(block), pooled(p, visible, block, "mean"))
     close(lazy.pool(block, op="max"), pooled(p, visible, block, "max"))
+    for shape, at in [
+        ((), (None, None)),
+        ((batch,), (slice(None), None)),
+        ((batch, heads), (slice(None), slice(None))),
+    ]:
+        r, c = normal(*shape, queries).abs(), normal(*shape, keys).abs()
+        c[..., 0] = 0
+        of_rows, of_cols = r.numpy()[(*at, ..., None)], c.numpy()[(*at, None, slice(None))]
+        close(lazy.pool(block, row_factors=r), pooled(p * of_rows, visible, block, "mean"))
+        close(
+            lazy.pool(block, "max", row_factors=r, col_factors=c), pooled(p * of_rows * of_cols, visible, block, "max")
+        )
+        close(lazy.pool(block, col_factors=c), pooled(p * of_cols, visible, block, "mean"))
     check_topk(lazy, p, visible, k)
     for shape in [(keys, 3), (batch, keys, 1), (batch, heads, keys, 2), (batch, 1, keys, 2)]:
         x = normal(*shape)
@@ -82,12 +97,48 @@ def check_all(case: Case, by_gradient: bool, block: int, k: int, index: list[int
     for shape in [(batch, heads, queries, 3), (1, heads, queries, 1)]:
         w = normal(*shape)
         close(lazy.rmatmul(w), p.swapaxes(-1, -2) @ np.broadcast_to(w.numpy(), (batch, heads, queries, shape[-1])))
+    check_sight(lazy, visible, start, stop, block)
+    some = slice(min(start, queries - 1), min(start, queries - 1) + 1 + stop)
+    part = lazy.of_rows(some)
+    assert part.shape == (batch, heads, min(some.stop, queries) - some.start, keys)
+    close(part.dense(), p[:, :, some])
+    close(part.pool(block), pooled(p[:, :, some], visible[:, :, some], block, "mean"))
+    close(part.diagonal(start), diagonal(p, start, golden.offset)[:, :, some])
+    check_sight(part, visible[:, :, some], 0, stop, block)
     for b, h in np.ndindex(batch, heads):
         one = lazy.head(b, h)
         assert one.shape == (1, 1, queries, keys)
+        close(one.of_rows(some).dense()[0, 0], p[b, h, some])
+        np.testing.assert_array_equal(one.visible(some, slice(None))[0, 0], visible[b, h, some])
         close(one.dense()[0, 0], p[b, h])
         close(lazy.head(b - batch, h - heads).rmatmul(torch.ones(queries))[0, 0], p[b, h].sum(axis=0))
         close(reference.run(one.operands, ())[1][0, 0], golden.lse[b, h])
+
+
+def check_sight(lazy: ik.AttentionMap, visible: np.ndarray, start: int, stop: int, block: int) -> None:
+    """Which cells of a rectangle are seen, and how many of each square."""
+    rows, cols = slice(start, None), slice(stop, start + stop + 7)
+    seen = visible[:, :, rows, cols]
+    np.testing.assert_array_equal(lazy.visible(rows, cols), seen)
+    whole = slice(None), slice(None)
+    sides = [(whole, visible, block), (whole, visible, (1, lazy.shape[3])), (whole, visible, (lazy.shape[2], 1))]
+    for rectangle, cells, size in [*sides, ((rows, cols), seen, 1), ((rows, cols), seen, (3, block))]:
+        down, across = size if isinstance(size, tuple) else (size, size)
+        count = lazy.count_visible(*rectangle, size)
+        assert count.dtype == torch.int64
+        np.testing.assert_array_equal(count, squares(cells, down, across))
+    for of_rows, of_cols in ((normal(lazy.shape[2]) > 0, None), (normal(lazy.shape[2]) > 0, normal(lazy.shape[3]) > 0)):
+        counts = visible & of_rows.numpy()[:, None] & (True if of_cols is None else of_cols.numpy())
+        count = lazy.count_visible(rows, cols, block, counted_rows=of_rows, counted_cols=of_cols)
+        np.testing.assert_array_equal(count, squares(counts[:, :, rows, cols], block, block))
+
+
+def squares(cells: np.ndarray, down: int, across: int) -> np.ndarray:
+    """How many cells of each square hold True."""
+    count = np.zeros((*cells.shape[:2], -(-cells.shape[2] // down), -(-cells.shape[3] // across)), np.int64)
+    b, h, i, j = np.nonzero(cells)
+    np.add.at(count, (b, h, i // down, j // across), 1)
+    return count
 
 
 def check_topk(lazy: ik.AttentionMap, p: np.ndarray, visible: np.ndarray, k: int) -> None:
@@ -294,10 +345,37 @@ BAD = [
     (lambda m: m.rows(-41), r"^index: expected rows in \[-40, 40\), got \[-41\]$"),
     (lambda m: m.tile(slice(0, 4, 2), slice(0, 4)), r"^rows: expected a slice of step 1, got slice\(0, 4, 2\)$"),
     (lambda m: m.tile(slice(0, 4), 3), r"^cols: expected a slice of step 1, got 3$"),
+    (lambda m: m.visible(slice(0, 4), slice(0, 9, 3)), r"^cols: expected a slice of step 1, got slice\(0, 9, 3\)$"),
+    (
+        lambda m: m.count_visible(slice(0, 4), slice(0, 9), 0),
+        r"^block: expected an integer of at least 1, or two of them, got 0$",
+    ),
+    (
+        lambda m: m.count_visible(slice(0, 4), slice(0, 9), (2, True)),
+        r"^block: expected an integer of at least 1, or two of them, got \(2, True\)$",
+    ),
+    (lambda m: m.of_rows(slice(0, 4, 2)), r"^rows: expected a slice of step 1, got slice\(0, 4, 2\)$"),
+    (lambda m: m.of_rows(slice(40, 50)), r"^rows: expected at least one of the 40 queries, got none$"),
     (lambda m: m.diagonal(1.5), r"^d: expected an integer, got 1.5$"),
     (lambda m: m.pool(0), r"^block: expected an integer of at least 1, got 0$"),
     (lambda m: m.pool(True), r"^block: expected an integer of at least 1, got True$"),
     (lambda m: m.pool(4, op="sum"), r"^op: expected 'mean' or 'max', got 'sum'$"),
+    (
+        lambda m: m.pool(4, row_factors=torch.ones(44)),
+        r"^row_factors: expected \[40\], \[2, 40\] or \[2, 4, 40\], got torch.float32 of shape \[44\]$",
+    ),
+    (
+        lambda m: m.pool(4, col_factors=torch.tensor([-1.0, torch.nan]).repeat(22)),
+        r"^col_factors: expected finite numbers of at least 0, got others in \[44\]$",
+    ),
+    (
+        lambda m: m.count_visible(slice(0, 4), slice(0, 9), 2, counted_cols=torch.ones(9, dtype=torch.bool)),
+        r"^counted_cols: expected a bool tensor of shape \[44\], got torch.bool of shape \[9\]$",
+    ),
+    (
+        lambda m: m.count_visible(slice(0, 4), slice(0, 9), 2, counted_rows=torch.ones(40)),
+        r"^counted_rows: expected a bool tensor of shape \[40\], got torch.float32 of shape \[40\]$",
+    ),
     (lambda m: m.topk(0), r"^k: expected an integer of at least 1, got 0$"),
     (lambda m: m.topk(2.0), r"^k: expected an integer of at least 1, got 2.0$"),
     (

@@ -128,13 +128,30 @@ def lazy(call: dict[str, Any]) -> ik.AttentionMap:
         lambda m: m.diagonal(3),
         lambda m: m.pool(256),
         lambda m: m.pool(256, op="max"),
+        lambda m: m.pool(256, row_factors=torch.ones(T), col_factors=torch.ones(T)),
+        lambda m: m.count_visible(slice(None), slice(None), 256),
+        lambda m: m.count_visible(slice(None), slice(None), (1, T)),
+        lambda m: m.of_rows(slice(64, T)).pool(256),
         lambda m: m.topk(4),
         lambda m: m.matmul(torch.ones(T, 4)),
         lambda m: m.rmatmul(torch.ones(T)),
         lambda m: m.head(0, 0).rmatmul(torch.ones(T)),
         lambda m: m.weighted_by(torch.ones(1, HEADS, T, WIDTH)).rmatmul(torch.ones(T)),
     ],
-    ids=["rows", "tile", "diagonal", "pool mean", "pool max", "topk", "matmul", "rmatmul", "one head", "weighted"],
+    ids=[
+        *(
+            "rows",
+            "tile",
+            "diagonal",
+            "pool mean",
+            "pool max",
+            "pool with factors",
+            "visible",
+            "visible by row",
+            "of rows",
+        ),
+        *("topk", "matmul", "rmatmul", "one head", "weighted"),
+    ],
 )
 def test_the_lazy_map_never_builds_the_map(lazy: ik.AttentionMap, ask: Callable[[ik.AttentionMap], object]) -> None:
     with Allocations(lazy.operands.q, lazy.operands.k, lazy.operands.v, lazy.lse) as seen:

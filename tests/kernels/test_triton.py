@@ -239,7 +239,7 @@ def test_the_same_input_gives_the_same_bits() -> None:
         ({"probes": (ik.TopK(65),)}, "TopK.k: the Triton kernels keep at most 64 keys, got 65"),
         ({"mask": Mask.causal(offset=1 << 24)}, "the Triton kernels take positions below 16,777,216"),
     ],
-    ids=str,
+    ids=["float64", "predicate", "width", "top 65", "position"],
 )
 def test_what_the_kernels_cannot_serve_is_refused_by_name_and_served_by_auto(change: dict, message: str) -> None:
     q = torch.randn(1, 1, 4, change.get("width", 8), dtype=change.get("dtype", torch.float32), device=DEVICE)
@@ -295,6 +295,9 @@ def test_the_kernels_of_the_lazy_map_err_at_most_twice_as_much_as_scores_less_th
         assert excess(kernels.diagonal(d).cpu()[..., : diagonal.shape[-1]], diagonal) <= bound
         expected = oracle.pooled(ik.Pooled(5, "max"), golden)
         assert excess(kernels.pool(5, "max").cpu(), expected) <= bound
+        late = slice(queries // 2, queries)
+        part = MapKernels(moved(on_cpu.operands.some_rows(late), DEVICE), on_cpu.lse[:, :, late].to(DEVICE))
+        assert excess(part.cells(slice(0, queries - late.start), slice(0, keys)).cpu(), golden.p[:, :, late]) <= bound
         check_index(kernels.topk(3)[1].cpu(), oracle.measure(ik.TopK(3), golden)["top_k_index"], golden, bound)
         for sums, expected, n in (
             (kernels.matmul(x.to(DEVICE)), p @ x.double(), keys * x.abs().max()),

@@ -212,6 +212,35 @@ def test_names_of_tasks_are_no_markup(model: interp.HookedModel):
     assert "<i>" not in figure.layout.yaxis.title.text
 
 
+def test_a_long_title_is_broken_into_lines_that_fit_the_figure(model: interp.HookedModel):
+    name = "loss on the second copy of repeated random tokens & of more that is said of them"
+    figure = causal.verify(model, FOUND, causal.Task(name, squares, "lower", unit="nats")).plot()
+    lines = figure.layout.title.text.split("<br>")
+    assert " ".join(lines) == name.replace("&", "&amp;")
+    assert len(lines) > 1
+    # Letters of 14 pixels are some 7 wide.
+    assert all(7 * len(line) <= figure.layout.width for line in lines)
+    assert "nats) before zero ablation" in figure.layout.title.subtitle.text
+
+
+def test_the_line_at_no_change_is_seen_on_light_and_on_dark_ground(model: interp.HookedModel):
+    [line] = causal.verify(model, FOUND, causal.Task("squares", squares, "lower")).plot().layout.shapes
+    for ground in ("#ffffff", "#1a1b1e"):
+        assert contrast(line.line.color, ground) >= 3
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, by the definition of WCAG 2."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
 def test_heads_of_a_scan_are_those_above_the_threshold_strongest_first(model: interp.HookedModel, scores: HeadScores):
     frame = scores.to_frame()
     rows = frame["detector"] == "induction"

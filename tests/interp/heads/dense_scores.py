@@ -15,6 +15,11 @@ def previous_token(a: Tensor, ids: list[int]) -> Tensor:
     return torch.stack([a[:, i, i - 1] for i in range(1, len(ids))]).mean(0)
 
 
+def next_token(a: Tensor, ids: list[int]) -> Tensor:
+    """Of encoders alone, and therefore not among ``ORACLES``."""
+    return torch.stack([a[:, i, i + 1] for i in range(len(ids) - 1)]).mean(0)
+
+
 def current_token(a: Tensor, ids: list[int]) -> Tensor:
     return torch.stack([a[:, i, i] for i in range(len(ids))]).mean(0)
 
@@ -69,6 +74,12 @@ def copying(a: Tensor, ids: list[int]) -> Tensor | None:
     return torch.stack(found).mean(0) if found else None
 
 
+def broad(a: Tensor, ids: list[int]) -> Tensor | None:
+    """What is not on the strongest key, of the attention on keys; mean over the queries from the tenth on."""
+    found = [1 - a[:, i].max(-1).values / a[:, i].sum(-1) for i in range(9, len(ids))]
+    return torch.stack(found).mean(0) if found else None
+
+
 ORACLES: dict[str, Callable[[Tensor, list[int]], Tensor | None]] = {
     each.__name__: each
     for each in (
@@ -80,6 +91,7 @@ ORACLES: dict[str, Callable[[Tensor, list[int]], Tensor | None]] = {
         induction,
         induction_text,
         copying,
+        broad,
     )
 }
 

@@ -25,7 +25,7 @@ def keys(i: int, window: int | None) -> int:
 
 def chance(name: str, own_model, text: str | None = None, tokenizer=None, window: int | None = None) -> dict:
     model = interp.load(own_model(name), tokenizer=tokenizer)
-    wanted = ["standard", "hidden_sink"] if model.shape.is_causal else "standard"
+    wanted = ["standard", "broad", *(["hidden_sink"] if model.shape.is_causal else [])]
     scores = interp.scan(model, wanted, text=text, window=window, samples=2, progress=False)
     return {detector: [row[0] for row in scores.grid(detector, "chance")] for detector in scores.detectors}
 
@@ -42,6 +42,7 @@ def test_random_tokens(name: str, own_model):
             "first_token_sink": mean([1 / keys(i, w) if i < keys(i, w) else 0.0 for i in range(64)]),
             # Of the columns that 10 queries follow: the second with full attention, those of shortest rows with a window.
             "hidden_sink": max(mean([1 / keys(i, w) for i in range(k, min(64, k + (w or 64)))]) for k in range(1, 54)),
+            "broad": mean([1 - 1 / keys(i, w) for i in range(9, CONTEXT)]),
             # The earlier copy lies 50 positions back, what followed it 49: both out of a window of 7.
             "duplicate_token": 0.0 if w else mean([1 / (i + 1) for i in range(T - SPAN, T)]),
             "induction": 0.0 if w else mean([1 / (i + 1) for i in range(T - SPAN, T)]),
@@ -70,5 +71,7 @@ def test_an_encoder_sees_everything(own_model):
     assert found == {
         "previous_token": pytest.approx([1 / CONTEXT] * LAYERS, abs=1e-8),
         "current_token": pytest.approx([1 / CONTEXT] * LAYERS, abs=1e-8),
+        "next_token": pytest.approx([1 / CONTEXT] * LAYERS, abs=1e-8),
         "first_token_sink": pytest.approx([1 / 64] * LAYERS, abs=1e-8),
+        "broad": pytest.approx([1 - 1 / CONTEXT] * LAYERS, abs=1e-6),
     }

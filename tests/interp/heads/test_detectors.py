@@ -48,7 +48,9 @@ def scanned(request, own_model, eager_model, tokenizer):
     model = interp.load(own_model(name), tokenizer=tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         runs = spied(model, patch)
-        scores = interp.scan(model, ["standard", "hidden_sink"], text=TEXT, window=WINDOW, samples=5, progress=False)
+        scores = interp.scan(
+            model, ["standard", "hidden_sink", "broad"], text=TEXT, window=WINDOW, samples=5, progress=False
+        )
     expected = {detector: expectation(name, detector, runs, eager_model(name)) for detector in ORACLES}
     return scores, expected, runs
 
@@ -117,11 +119,12 @@ def test_forward_runs_are_shared(scanned):
     """Windows of the text in equal lengths, repeated random tokens, and windows of 64: no run more."""
     _, _, runs = scanned
     shapes = sorted((*run.ids.shape, *run.labels) for run in runs)
+    of_windows = ("previous_token", "current_token", "induction_text", "copying", "broad", "broad_sum")
     assert shapes == sorted(
         [
             # 200 tokens in windows of 69, and BOS; the last one has 62.
-            (2, 70, "previous_token", "current_token", "induction_text", "copying"),
-            (1, 63, "previous_token", "current_token", "induction_text", "copying"),
+            (2, 70, *of_windows),
+            (1, 63, *of_windows),
             (3, 64, "first_token_sink", "hidden_sink"),
             # 34 tokens twice fit in 70 positions behind BOS.
             (5, 69, "duplicate_token", "induction"),

@@ -8,12 +8,12 @@ import torch
 
 import interp
 from interp.errors import InputError
-from interp.heads import logit_attribution, ov_copying
+from interp.heads import logit_attribution
 from tests.interp.tiny import HEADS, LAYERS, token_ids
 
 pytest.importorskip("transformer_lens", reason="transformer-lens is not installed (the extra `lens`)")
 
-from tests.interp.bridges.bridges import bridge, plain, quiet
+from tests.interp.bridges.bridges import bridge, native, plain, quiet
 
 IDS = token_ids((2, 12), seed=3)
 
@@ -37,6 +37,10 @@ def test_a_bridge_has_the_attributions_of_its_model(name: str):
     np.testing.assert_allclose(found.heads, expected.heads, rtol=0, atol=1e-12)
 
 
-def test_circuits_of_a_bridge_are_refused():
-    with pytest.raises(InputError, match="the values of layer 0 are not a linear function of the residual stream"):
-        ov_copying(interp.load(bridge("gpt2")))
+def test_natively_booted_bridges_are_refused_with_the_reason():
+    with quiet():
+        model = interp.load(native())
+    with pytest.raises(
+        InputError, match="told of models of transformers, which name their unembedding, and this holds a Native"
+    ):
+        logit_attribution(model, IDS)

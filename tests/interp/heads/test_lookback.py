@@ -224,9 +224,48 @@ def test_as_a_detector_it_reads_passages_of_the_text():
     assert (frame["chance"] == 0.5).all()
     assert (frame["samples"] == 2).all()
     assert frame["score"].between(0, 1).all()
-    assert scores.settings["inputs"]["lookback"].startswith("2 passages of the text, 40 tokens each")
-    with pytest.raises(InputError, match=r"lookback: the text has .* tokens, fewer than the 40 of a prompt"):
+    assert scores.settings["inputs"]["lookback"].startswith(
+        "2 passages of the text, prompts of 40 tokens, 6 more written"
+    )
+    with pytest.raises(InputError, match=r"lookback: the text has .* tokens, fewer than the 39 of a prompt"):
         interp.scan(interp.load("demo"), given, text="Too short.", progress=False)
+
+
+def test_a_window_that_cannot_hold_prompt_and_answer_is_refused(own_model: Build, tokenizer: PreTrainedTokenizerFast):
+    model = interp.load(own_model("llama"), tokenizer=tokenizer)
+    given, text = Lookback(prompt_tokens=20, new_tokens=4), text_of(token_ids((80,), seed=5))
+    with pytest.raises(
+        InputError, match="'lookback' cannot be run: it needs 24 positions, and windows of 23 are asked"
+    ):
+        interp.scan(model, given, text=text, window=23, progress=False)
+    whole, cut = (interp.scan(model, given, text=text, window=size, progress=False) for size in (None, 24))
+    assert cut.frame.equals(whole.frame)
+    with pytest.raises(InputError, match="it needs 400 positions, and the context of LlamaForCausalLM is 256"):
+        interp.scan(model, Lookback(prompt_tokens=300, new_tokens=100), text=text, progress=False)
+
+
+def test_no_run_is_longer_than_its_positions(
+    own_model: Build, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+):
+    """With the special tokens that the tokenizer adds."""
+    model = interp.load(own_model("llama"), tokenizer=tokenizer)
+    lengths, capture = [], interp.HookedModel.capture
+
+    def spy(self, inputs, *rest, **options):
+        lengths.append(len(inputs[0]))
+        return capture(self, inputs, *rest, **options)
+
+    monkeypatch.setattr(interp.HookedModel, "capture", spy)
+    given = Lookback(prompt_tokens=20, new_tokens=4)
+    interp.scan(model, given, text=text_of(token_ids((80,), seed=5)), samples=3, progress=False)
+    assert len(lengths) == 3
+    assert max(lengths) == given.positions == 24
+
+
+@pytest.mark.parametrize("option", [{"prompt_tokens": 1}, {"new_tokens": 1}, {"new_tokens": 2.0}])
+def test_lengths_that_have_no_ratio_are_refused(option: dict):
+    with pytest.raises(InputError, match=r"lookback: (prompt|new)_tokens: expected an integer of at least 2, got"):
+        Lookback(**option)
 
 
 def needle_values(model: interp.HookedModel, seed: int, count: int) -> tuple[LookbackRatios, list[int]]:

@@ -19,13 +19,14 @@ MADE_BY_USERS = (Pattern,)
 STANDARD = [
     "previous_token",
     "current_token",
+    "next_token",
     "duplicate_token",
     "induction",
     "induction_text",
     "copying",
     "first_token_sink",
 ]
-NAMES = [*STANDARD, "hidden_sink", "lookback", "retrieval", "ov_copying"]
+NAMES = [*STANDARD, "hidden_sink", "delimiter", "broad", "lookback", "retrieval", "ov_copying", "importance"]
 
 
 def test_names():
@@ -46,7 +47,17 @@ def test_each_says_what_it_is(name: str):
 
 def test_thresholds():
     found = {name: detector.threshold for name, detector in interp.detectors().items()}
-    others = {"first_token_sink": 0.3, "hidden_sink": 0.1, "lookback": 0.5, "retrieval": 0.1, "ov_copying": 0.5}
+    others = {
+        "next_token": 0.5,
+        "first_token_sink": 0.3,
+        "hidden_sink": 0.1,
+        "delimiter": 0.5,
+        "broad": 0.9,
+        "lookback": 0.5,
+        "retrieval": 0.1,
+        "ov_copying": 0.5,
+        "importance": 0.5**0.5,
+    }
     assert found == dict.fromkeys(STANDARD, 0.4) | others
 
 

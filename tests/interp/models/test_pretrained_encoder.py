@@ -74,11 +74,14 @@ def test_lazy_maps_are_the_models_own(folder: Path, own_maps: list[torch.Tensor]
 def test_a_scan_finds_its_heads(folder: Path):
     """It has heads that look at the neighbour, as BERT's have; those that are defined for causal heads are left out."""
     scores = interp.scan(interp.load(folder), text=" ".join(TEXTS * 3), progress=False)
-    assert scores.detectors == ["previous_token", "current_token", "first_token_sink"]
+    assert scores.detectors == ["previous_token", "current_token", "next_token", "first_token_sink"]
     backward = {"duplicate_token", "induction", "induction_text", "copying"}
     assert set(scores.settings["left_out"]) == backward
     best = scores.of("previous_token").iloc[0]
     assert best["score"] > 0.4 > 10 * best["chance"]
+    best = scores.of("next_token").iloc[0]
+    assert (best["layer"], best["head"]) == (1, 8)
+    assert best["score"] > 0.5 > 10 * best["chance"]
 
 
 SEGMENT = 64

@@ -8,7 +8,7 @@ import pytest
 import interp
 from interp.flow import AttentionFlow, Rollout, attention_flow, compare, rollout, side_by_side
 from interp.models.hooked import HookedModel
-from interp.plots.flow import HIDDEN, MOST_COLUMNS
+from interp.plots.flow import HIDDEN, LEAST_AFTER, MOST_COLUMNS
 from tests.interp.flow.test_rollout import encoder_decoder
 from tests.interp.tiny import token_ids
 
@@ -40,6 +40,17 @@ def test_bars_have_the_weights_and_whiskers_their_bounds(demo: HookedModel) -> N
     assert bool(np.isnan(heights[4:]).all())
     assert np.allclose(bars.error_y.array[:4], (result.high - result.weights)[0, 0, :4])
     assert np.allclose(bars.error_y.arrayminus[:4], (result.weights - result.low)[0, 0, :4])
+
+
+def test_of_the_tokens_after_the_output_the_first_are_shown(demo: HookedModel) -> None:
+    result = rollout(demo, token_ids((1, 900)), positions=[40, 400], every_level=True)
+    few = np.asarray(result.plot(position=40).data[0].z, dtype=np.float64)
+    assert few.shape[1] == 41 + LEAST_AFTER
+    assert np.isnan(few).all(axis=0).tolist() == [False] * 41 + [True] * LEAST_AFTER
+    assert np.allclose(few[:, :41] ** 2, result.weights[0, :, :41], atol=1e-6)
+    many = np.asarray(result.plot(position=400).data[0].z, dtype=np.float64)
+    assert many.shape[1] == -(-(401 + 401 // 8) // 2)
+    assert np.allclose(np.nansum(many**2, axis=1), 1.0, atol=1e-4)
 
 
 def test_several_results_stand_in_panels_of_one_axis(demo: HookedModel) -> None:

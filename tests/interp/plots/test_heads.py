@@ -90,3 +90,12 @@ def test_a_score_that_is_not_defined_is_no_number():
 def test_the_figure_of_the_scores_is_the_same():
     scores = made()
     assert scores.plot("induction").to_json() == head_grid(scores, "induction").to_json()
+
+
+def test_layers_with_gaps_have_their_own_numbers():
+    """Of a hybrid the layers between do not attend."""
+    scores = made()
+    scores.frame["layer"] = scores.frame["layer"].map({0: 2, 1: 5})
+    heat, _, layout = parts(head_grid(scores, "induction"))
+    assert [row[1][0] for row in heat["customdata"]] == ["L2H1", "L5H1"]
+    assert (layout["yaxis"]["tickvals"], layout["yaxis"]["ticktext"]) == ([0, 1], ["2", "5"])

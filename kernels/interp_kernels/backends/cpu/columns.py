@@ -87,8 +87,9 @@ class ColumnPass:
         received: Sequence[ReceivedColumns],
         pooled: Sequence[PooledColumns],
         cells: int,
+        col_factors: Tensor | None = None,
     ) -> None:
-        self.ops, self.shift, self.factor = ops, shift, factor
+        self.ops, self.shift, self.factor, self.col_factors = ops, shift, factor, col_factors
         self.received, self.pooled, self.cells = received, pooled, cells
         self.scorer = Scorer(ops)
         self.partial = np.empty(TILE_KEYS, dtype=np.float32)
@@ -99,10 +100,11 @@ class ColumnPass:
         heads, width = math.prod(shape), task.keys.stop - task.keys.start
 
         def of_task(x: Tensor) -> np.ndarray:
-            """x [B, Hq, Tq] -> [heads of the task, Tq]."""
+            """x [B, Hq, T] -> [heads of the task, T]."""
             return x[task.batch, task.head].reshape(heads, -1).contiguous().numpy()
 
         shift, factor = of_task(self.shift), of_task(self.factor)
+        by_key = None if self.col_factors is None else of_task(self.col_factors)
         weights = [of_task(p.weights) for p in self.received]
         counted = [of_task(p.counted) for p in self.pooled]
         sums = [np.zeros((heads, width), np.float32) for _ in self.received]
@@ -114,6 +116,10 @@ class ColumnPass:
             _, tile = self.scorer(cols)
             where, at = place(block, ops, cols.start), cols.start - task.keys.start
             sweeps.probabilities(tile, shift, factor, where, mask.is_causal, mask.window or 0)
+            if by_key is not None:
+                # A hidden cell, -0.0, stays one.
+                of_heads = tile.reshape(heads, -1, tile.shape[1])
+                np.multiply(of_heads, by_key[:, None, cols], out=of_heads)
             for probe, w, total, number in zip(self.received, weights, sums, seen, strict=True):
                 sweeps.column_sweep(tile, where, w, False, total, at, self.partial)
                 if probe.seen is not None:
@@ -155,7 +161,11 @@ def column_pass(
     received: Sequence[ReceivedColumns],
     pooled: Sequence[PooledColumns],
     cells: int = TILE_CELLS,
+    col_factors: Tensor | None = None,
 ) -> None:
-    """Fill ``received`` and ``pooled`` from P_ij = factor_i exp(s_ij - shift_i), shift and factor [B, Hq, Tq]."""
+    """Fill ``received`` and ``pooled`` from P_ij = factor_i exp(s_ij - shift_i), shift and factor [B, Hq, Tq].
+
+    col_factors [B, Hq, Tk], at least 0: P_ij is multiplied by them.
+    """
     tasks = column_tasks(ops, pooled, cells)
-    share_out(tasks, lambda: ColumnPass(ops, shift, factor, received, pooled, cells))
+    share_out(tasks, lambda: ColumnPass(ops, shift, factor, received, pooled, cells, col_factors))

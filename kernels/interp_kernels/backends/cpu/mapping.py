@@ -16,10 +16,12 @@ from interp_kernels.backends.tiled.mapping import MapTiles
 class MapSweeps(MapTiles):
     """The lazy map where walks over all of it are compiled. What reads a few tiles is inherited."""
 
-    def pool(self, block: int, op: str) -> Tensor:
-        """[B, Hq, R, C]."""
+    def pool(self, block: int, op: str, rows: Tensor | None = None, cols: Tensor | None = None) -> Tensor:
+        """[B, Hq, R, C]. rows [B, Hq, Tq], cols [B, Hq, Tk]: factors of P."""
         squares = PooledColumns(self.operands, block, largest=op == "max")
-        column_pass(self.operands, *self._shift_and_factor(), [], [squares])
+        shift, factor = self._shift_and_factor()
+        factor = factor if rows is None else factor * rows
+        column_pass(self.operands, shift, factor, [], [squares], col_factors=cols)
         return squares.result()
 
     def topk(self, k: int) -> tuple[Tensor, Tensor]:

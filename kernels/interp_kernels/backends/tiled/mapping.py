@@ -42,14 +42,18 @@ class MapTiles:
             out[:, :, rows] = tile.diagonal(dim1=-2, dim2=-1)
         return out
 
-    def pool(self, block: int, op: str) -> Tensor:
-        """[B, Hq, R, C]."""
+    def pool(self, block: int, op: str, rows: Tensor | None = None, cols: Tensor | None = None) -> Tensor:
+        """[B, Hq, R, C]. rows [B, Hq, Tq], cols [B, Hq, Tk]: factors of P."""
         b, h, queries, keys = self.shape
         out = torch.zeros(b, h, -(-queries // block), -(-keys // block), dtype=self.lse.dtype, device=self.lse.device)
         count = torch.zeros_like(out) if op == "mean" else None
         target = torch.arange(keys, device=out.device) // block
-        for part, cols, p, visible in self._walk():
-            columns = target[cols].expand_as(p)
+        for part, across, p, visible in self._walk():
+            columns = target[across].expand_as(p)
+            if rows is not None:
+                p.mul_(rows[part.batch, part.head, part.rows, None])
+            if cols is not None:
+                p.mul_(cols[part.batch, part.head, None, across])
             width = out.shape[-1]
             by_row = p.new_zeros(*p.shape[:3], width)
             seen = p.new_zeros(*p.shape[:3], width)

@@ -1,0 +1,170 @@
+"""What a plan would cost: its units are counted, and a small piece of the work is run and timed, one model of each name."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from interp.batch.folder import BatchFolder
+from interp.batch.plan import Plan
+from interp.batch.texts import read_documents
+from interp.batch.units import Unit, Work, work_of
+from interp.errors import InputError
+from interp.progress import Bar
+from interp.sizes import readable
+
+PIECE = 8_000
+"""Characters of text that are timed: about 2,000 tokens of English."""
+WINDOWS = 6
+"""Characters of the piece for each position of a window, so that it fills one."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be done, and what it would take on this machine.
+
+    units, finished, documents, characters  of the plan; finished: units that the store holds already
+    models       name -> checkpoints
+    seconds      of the units that are left, for ``workers`` workers: loading, and each part at the rate of its piece
+    load_seconds, rates  model name -> seconds to load one; part -> characters a second (units a second, of parts without text)
+    weights      model name -> bytes of its weights on the disk
+    memory       bytes of one worker at the piece's peak; longer documents fill larger runs, up to 8,192 positions
+    """
+
+    units: int
+    finished: int
+    documents: int
+    characters: int
+    models: Mapping[str, int]
+    workers: int
+    seconds: float
+    load_seconds: Mapping[str, float]
+    rates: Mapping[str, Mapping[str, float]]
+    weights: Mapping[str, int]
+    memory: int
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{name} ({count} checkpoints)" if count > 1 else name for name, count in self.models.items())
+        left = self.units - self.finished
+        largest = max(self.weights.values(), default=0)
+        workers = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
+        several = len(self.models) > 1
+        lines = [
+            f"{len(self.models)} models: {named}; the largest has {readable(largest)} of weights"
+            if several
+            else f"a model: {named}; it has {readable(largest)} of weights",
+            f"{self.documents:,} documents, {self.characters:,} characters",
+            f"{self.units} units of work, {self.finished} finished, {left} to do",
+            f"about {duration(self.seconds)} with {workers}, after a piece that was run",
+            f"about {readable(self.memory)} of memory for each worker",
+        ]
+        return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """ "3 h 20 min": two units at most."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, s = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {s} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
+
+
+def estimate(plan: Plan, *, workers: int = 1, progress: bool = True) -> Estimate:
+    """Check a plan whole, and estimate what it takes; nothing is written.
+
+    Raises:
+        InputError: the plan cannot be run, ``workers`` is no number of them, or a model of it cannot be loaded.
+    """
+    from interp.loading.quiet import without_loading_bar
+
+    if type(workers) is not int or workers < 1:
+        raise InputError(f"workers: expected an integer of at least 1, got {workers!r}")
+    folder = BatchFolder(plan.output)
+    finished: set[str] = set()
+    if folder.holds_batch:
+        folder.manifest()
+        finished = folder.finished()
+    work = work_of(plan, folder.checksums(), progress=progress)
+    left = [unit for unit in work.units if unit.id not in finished]
+    counts: dict[str, int] = {}
+    for ref in plan.models:
+        counts[ref.model] = counts.get(ref.model, 0) + 1
+    loads: dict[str, float] = {}
+    rates: dict[str, dict[str, float]] = {}
+    memory = 0
+    with without_loading_bar():
+        for name in Bar(list(counts), unit="model", what="time a piece", show=progress):
+            of_model = [unit for unit in left if unit.model.model == name]
+            if of_model:
+                loads[name], rates[name], peak = _timed(plan, of_model)
+                memory = max(memory, peak)
+    return Estimate(
+        units=len(work.units),
+        finished=len(work.units) - len(left),
+        documents=work.documents,
+        characters=work.characters,
+        models=counts,
+        workers=workers,
+        seconds=_seconds(left, loads, rates) / workers,
+        load_seconds=loads,
+        rates=rates,
+        weights=_weights(work),
+        memory=memory,
+    )
+
+
+def _timed(plan: Plan, units: Sequence[Unit]) -> tuple[float, dict[str, float], int]:
+    """Seconds to load the model, the rate of each part, and the peak of memory."""
+    import torch
+
+    from interp.batch.kinds import KINDS
+
+    kind = KINDS[plan.kind]
+    start = time.perf_counter()
+    model = units[0].model.load(plan.device, plan.dtype)
+    load = time.perf_counter() - start
+    size = max(PIECE, WINDOWS * int(plan.settings.as_json().get("window") or model.shape.context or 0))
+    rates = {}
+    for part in dict.fromkeys(unit.part for unit in units):
+        unit = next(each for each in units if each.part == part)
+        documents, kept, room = [], [], size
+        for ref, text in zip(unit.documents, read_documents(unit.documents), strict=True):
+            if room > 0:
+                documents.append(text[:room])
+                kept.append(ref)
+                room -= len(text)
+        piece = replace(unit, documents=tuple(kept))
+        # The first run compiles and fills caches; the second is what the work is like.
+        spent = 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            kind.run(model, piece, documents, plan.settings, progress=False)
+            spent = time.perf_counter() - start
+        rates[part] = (sum(map(len, documents)) or 1) / spent
+    if model.device.type == "cuda":
+        return load, rates, torch.cuda.max_memory_allocated(model.device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return load, rates, peak if sys.platform == "darwin" else peak * 1024
+
+
+def _seconds(units: Sequence[Unit], loads: Mapping[str, float], rates: Mapping[str, Mapping[str, float]]) -> float:
+    total = sum(loads[ref.model] for ref in {unit.model for unit in units})
+    return total + sum((unit.characters or 1) / rates[unit.model.model][unit.part] for unit in units)
+
+
+def _weights(work: Work) -> dict[str, int]:
+    largest: dict[str, int] = {}
+    for facts in work.models.values():
+        largest[facts["model"]] = max(largest.get(facts["model"], 0), facts["nbytes"])
+    return largest

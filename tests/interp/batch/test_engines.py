@@ -1,0 +1,161 @@
+"""Workers in processes of their own: the same results, each model loaded as seldom as can be, and their deaths survived."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import interp.batch.engines.local as local  # noqa: PLR0402 - the package has a function of that name
+from interp.batch import open_store, run_batch
+from interp.batch.engines.schedule import Schedule
+from interp.batch.models import ModelRef
+from interp.batch.shard import Order
+from interp.batch.units import Unit
+from interp.errors import RunError
+from interp.folders import WriteError
+from tests.interp.batch.stores import contents, small_plan
+
+
+def units_of(**counts: int) -> list[Unit]:
+    return [
+        Unit(f"{name}{n}", ModelRef(name, "", None, name), "text", 0, True)
+        for name, c in counts.items()
+        for n in range(c)
+    ]
+
+
+def test_a_worker_stays_with_its_model_and_helps_with_the_largest_in_the_end():
+    schedule = Schedule(units_of(a=2, b=4))
+    first, second = schedule.take(None), schedule.take(None)
+    assert first is not None
+    assert second is not None
+    assert (first.id, second.id) == ("a0", "b0")
+    first = schedule.take(first)
+    assert first is not None
+    assert first.id == "a1"
+    helped = schedule.take(first)
+    assert helped is not None
+    assert helped.id == "b1"
+    schedule.give_back(helped)
+    rest = []
+    while (second := schedule.take(second)) is not None:
+        rest.append(second.id)
+    assert rest == ["b1", "b2", "b3"]
+    assert not schedule.has_units
+
+
+@pytest.fixture(scope="module")
+def alone(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The store of one worker in this process, one thread."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("alone")
+    plan = small_plan(model_folder, folder, documents=12)
+    threads = torch.get_num_threads()
+    try:
+        run_batch(plan, threads=1, progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    return contents(plan.output)
+
+
+def shards(found: dict) -> dict:
+    return {name: data for name, data in found.items() if name.startswith("shards")}
+
+
+def test_workers_write_the_same_shards_also_where_one_is_killed(
+    model_folder: Path, tmp_path: Path, alone: dict, monkeypatch: pytest.MonkeyPatch
+):
+    plan = small_plan(model_folder, tmp_path, documents=12)
+    started: list[int] = []
+    plain = local._Worker.start.__func__  # pyright: ignore[reportFunctionMemberAccess]
+
+    def start(cls: type, *arguments: object) -> object:
+        worker = plain(cls, *arguments)
+        started.append(worker.process.pid)
+        return worker
+
+    monkeypatch.setattr(local._Worker, "start", classmethod(start))
+
+    def kill() -> None:
+        """The first worker, as soon as a shard is there."""
+        shards = plan.output / "shards"
+        while not (shards.is_dir() and any(not path.name.startswith(".") for path in shards.iterdir())):
+            time.sleep(0.01)
+        os.kill(started[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    summary = run_batch(plan, workers=2, threads=1, progress=False)
+    killer.join()
+    assert summary.is_complete, summary
+    assert shards(contents(plan.output)) == shards(alone)
+    assert open_store(plan.output).manifest["runs"][0]["workers"] == 2
+    for process in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+WORKER = """
+import os, signal, sys
+from multiprocessing.connection import Connection
+from interp.batch.engines.worker import receive, send
+connection = Connection(int(sys.argv[1]))
+receive(connection)
+send(connection, {"ready": True})
+while True:
+    try:
+        unit = receive(connection)["unit"]["id"]
+    except EOFError:
+        break
+    if unit == "a1":
+        DO
+    send(connection, {"outcome": {"unit": unit, "seconds": 0.0}})
+"""
+"""A worker that measures nothing, so that it starts at once, and does something else at one unit."""
+ORDER = Order("nowhere", "scan", {}, "cpu", "auto", 1)
+
+
+def test_a_unit_that_kills_its_workers_fails_and_the_rest_is_done(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(local, "START", WORKER.replace("DO", "os.kill(os.getpid(), signal.SIGKILL)"))
+    outcomes = {outcome.unit: outcome for outcome in local.run_in_processes(ORDER, units_of(a=4, b=3), 2)}
+    assert sorted(outcomes) == ["a0", "a1", "a2", "a3", "b0", "b1", "b2"]
+    [failed] = [outcome for outcome in outcomes.values() if not outcome.is_done]
+    assert failed.unit == "a1"
+    assert failed.kind == "WorkerDied"
+    assert failed.message.startswith("the worker died in this unit (killed by SIGKILL), 2 times; if memory ran out")
+
+
+def test_a_worker_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(local, "START", "raise SystemExit(3)")
+    with pytest.raises(RunError, match=r"a worker could not start \(exit code 3\)"):
+        list(local.run_in_processes(ORDER, units_of(a=2), 2))
+
+
+def test_a_full_disk_in_a_worker_ends_the_run_and_its_fellows(monkeypatch: pytest.MonkeyPatch):
+    stopped = "send(connection, {'stopped': 'no space left'}); sys.exit()"
+    monkeypatch.setattr(local, "START", WORKER.replace("DO", stopped))
+    with pytest.raises(WriteError, match="no space left"):
+        list(local.run_in_processes(ORDER, units_of(a=5, b=5), 2))
+
+
+def test_closing_the_outcomes_ends_the_workers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(local, "START", WORKER.replace("DO", "import time; time.sleep(60)"))
+    started: list[int] = []
+    plain = local._Worker.end
+
+    def end(self: local._Worker) -> None:
+        plain(self)
+        started.append(self.process.returncode)
+
+    monkeypatch.setattr(local._Worker, "end", end)
+    outcomes = local.run_in_processes(ORDER, units_of(a=3, b=1), 2)
+    next(outcomes)
+    outcomes.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(started) == 2
+    assert all(code is not None for code in started)
