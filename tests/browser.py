@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,3 +31,17 @@ def settled(page: Page) -> None:
         "() => document.querySelector('.panel-body') && !document.querySelector('.panel-body[aria-busy=true]') && "
         "![...document.querySelectorAll('.dash-graph')].some(each => !each.querySelector('.main-svg'))"
     )
+
+
+@contextmanager
+def telling(page: Page) -> Iterator[None]:
+    """What fails inside says what the page showed: a browser that was waited for in vain tells nothing by itself."""
+    try:
+        yield
+    except Exception as error:
+        busy = page.evaluate(
+            "() => [...document.querySelectorAll('.panel-body')].map(each => `${each.id} busy=${each.getAttribute('aria-busy')}`)"
+        )
+        view = page.evaluate("() => JSON.stringify(window.interp ? window.interp.state : null)")
+        error.add_note("\n".join([page.url, f"view: {view}", *busy, page.locator("body").inner_text()[:3000]]))
+        raise

@@ -61,11 +61,11 @@ def add_panels(app: Dash, workspace: Workspace, panels: Mapping[str, Panel]) -> 
         State(shown, "id"),
         prevent_initial_call=True,
     )
-    def draw(_asked: Any, again: Any, begun: Any, view: Any, scheme: Any, state: Any, id: Any) -> tuple[Any, ...]:
+    def draw(asked: Any, again: Any, begun: Any, view: Any, scheme: Any, state: Any, id: Any) -> tuple[Any, ...]:
         panel = panels[id["panel"]]
         trigger = ctx.triggered_id or {}
         part = trigger.get("part") if isinstance(trigger, dict) else None
-        return answer(
+        content, seen, job, is_busy = answer(
             workspace,
             panel,
             view,
@@ -74,6 +74,10 @@ def add_panels(app: Dash, workspace: Workspace, panels: Mapping[str, Panel]) -> 
             is_begun=bool(begun),
             is_dark=scheme == "dark",
         )
+        if isinstance(seen, dict):
+            # By it the page knows which of its questions this answers.
+            seen["answers"] = asked.get("count", 0) if isinstance(asked, dict) else 0
+        return content, seen, job, is_busy
 
     @app.callback(
         Input({"panel": ALL, "part": "cancel"}, "n_clicks"),

@@ -7,7 +7,7 @@ from functools import cache
 
 import dash
 from dash import Dash, html
-from flask import Flask
+from flask import Flask, current_app
 
 from interp_app import shell_callbacks
 from interp_app.guard import protect
@@ -71,7 +71,7 @@ def create_app(settings: AppSettings | None = None, *, workspace: Workspace | No
             path=page.path,
             title=f"{page.title} · interp",
             name=page.title,
-            layout=_layout(workspace, page),
+            layout=_layout(page),
         )
     app.layout = lambda: shell(workspace, PAGES)
     add_panels(app, workspace, {panel.name: panel for page in PAGES for panel in page.panels})
@@ -84,6 +84,7 @@ def create_app(settings: AppSettings | None = None, *, workspace: Workspace | No
     return app
 
 
-def _layout(workspace: Workspace, page: Page) -> Callable[..., html.Div]:
-    # Whatever the address holds arrives by keyword: the function has no parameter that an address could set.
-    return lambda **query: page_of(workspace, page.title, page.content, query)
+def _layout(page: Page) -> Callable[..., html.Div]:
+    # Whatever the address holds arrives by keyword: the function has no parameter that an address could set. Dash keeps the pages
+    # of all apps of a process together, under their names: the workspace is that of the app which is asked.
+    return lambda **query: page_of(current_app.config["workspace"], page.title, page.content, query)

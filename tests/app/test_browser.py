@@ -14,7 +14,7 @@ import pytest
 from interp_app.pages import PAGES
 from interp_app.view import View
 from tests.app.conftest import Served
-from tests.browser import settled
+from tests.browser import settled, telling
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Dialog, Page
@@ -488,6 +488,7 @@ def test_several_browsers_get_answers_at_once(served: Served, new_page: Open):
         page.goto(f"{served.address}/text{View(text=text.id).to_search()}", wait_until="commit")
         pages.append((page, text))
     for page, text in pages:
-        settled(page)
-        page.get_by_text(f"{len(text.content):,}", exact=True).first.wait_for()
-        page.locator("[id*=text-losses][id*=graph]").wait_for()
+        with telling(page):
+            settled(page)
+            page.get_by_text(f"{len(text.content):,}", exact=True).first.wait_for()
+            page.locator("[id*=text-losses][id*=graph]").wait_for()

@@ -16,7 +16,8 @@
     Boolean(shown && shown.view) && shown.dark === dark &&
     Object.entries(wanted).every(([name, value]) => same(valued(name, shown.view, defaults), value));
 
-  const latest = {}; // what each panel asked last
+  const latest = {}; // the last question of each panel: {key, count}
+  const timers = {}; // of the next one
 
   const askPanel = (view, scheme, shown, asked, { id, depends, button }, defaults) => {
     if (!view) return none();
@@ -31,16 +32,18 @@
     return next;
   };
 
-  // An answer that is not the last: asked again, unless something else was asked since. No input of askPanel: Dash takes no circles.
+  // Every panel whose last question got an answer that is not the last one asks again. By what all of them show, not by which one
+  // has changed: Dash may pass over a call where another follows at once. No input of askPanel: Dash takes no circles.
   const waitPanels = (shown, asked, wants) => {
-    const answered = window.dash_clientside.callback_context.triggered.map(({ prop_id }) => prop_id);
     wants.forEach(({ id }, at) => {
       const now = shown[at];
       if (!now || !now.view || now.is_done) return;
-      if (!answered.includes(`${window.interp.idOf({ panel: id.panel, part: "shown" })}.data`)) return;
-      const next = { key: asked[at]?.key, count: (asked[at]?.count ?? 0) + 1 };
-      window.setTimeout(() => {
-        if (latest[id.panel] && latest[id.panel].key !== next.key) return;
+      const last = asked[at] || { count: 0 };
+      if (now.answers !== last.count) return; // the last question is under way
+      window.clearTimeout(timers[id.panel]);
+      timers[id.panel] = window.setTimeout(() => {
+        if (latest[id.panel] && latest[id.panel].key !== last.key) return; // something else was asked since
+        const next = { key: last.key, count: last.count + 1 };
         latest[id.panel] = next;
         window.dash_clientside.set_props(id, { data: next });
       }, PAUSE);

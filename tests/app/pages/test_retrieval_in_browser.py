@@ -13,7 +13,7 @@ from interp_app.pages.retrieval_table import shown
 from interp_app.view import View
 from tests.app.conftest import Served
 from tests.app.ready import ready
-from tests.browser import settled
+from tests.browser import settled, telling
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -37,8 +37,9 @@ def page(served: Served, trial: Replay, chromium: Browser) -> Iterator[Page]:
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(f"{served.address}/retrieval{VIEW.but(step=2).to_search()}")
-    page.wait_for_selector("#replay-place .replay-now")
-    settled(page)
+    with telling(page):
+        page.wait_for_selector("#replay-place .replay-now")
+        settled(page)
     yield page
     context.close()
     assert said == []
