@@ -100,7 +100,7 @@ def test_it_serves_until_it_is_interrupted(tmp_path: Path, options: list[str]):
         with browser.open(found[0], timeout=30) as answer:
             assert "<title>interp</title>" in answer.read().decode()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0  # what runs is stopped at its next step, however slow the machine
         errors = process.stderr.read()
         assert "Traceback" not in errors
         assert ("warning: 0.0.0.0 can be reached from other machines" in errors) == bool(options)
