@@ -77,6 +77,7 @@ def page_of(
         view = View.of(query)
         workspace.model_name(view)
         workspace.text(view)
+        view = workspace.fitted(view)
     except InputError as error:
         view, wrong = View(), [message(str(error))]
     return html.Div(

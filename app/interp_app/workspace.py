@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from interp.errors import InputError
+from interp.naming import named_layers
 from interp.results.store import CONTENT
 from interp_app.jobs import Failed, Jobs, Lane
 from interp_app.settings import AppSettings
@@ -133,15 +134,28 @@ class Workspace:
         return self.key_of(view, what), title, lambda: work(self.loaded(name), text)
 
     def loaded(self, name: str) -> HookedModel:
-        """A model, loaded where it is not yet; for the threads that work."""
+        """A model, loaded where it is not yet; for the threads that work.
+
+        Raises:
+            InputError: it cannot be loaded, or is none that the pages can show.
+        """
         from interp.loading.load import load
 
         with self._loading:
             model = self.jobs.peek(("model", name))
             if model is None:
                 model = load(name, device=self.settings.device, dtype=self.settings.dtype)
+                _check_shown(model)
                 self.jobs.put(("model", name), model, _weights(model))
             return model
+
+    def fitted(self, view: View) -> View:
+        """The view, with a detector that its model is measured by where it names none and the usual one is not defined for it, as
+        induction is not for heads that look both ways. As far as that is known: nothing is begun."""
+        if view.detector != View().detector or not self.has_scan(view):
+            return view
+        scores = self.scan(view)
+        return view if view.detector in scores.detectors else view.but(detector=_telling(scores))
 
     def stored_scans(self) -> pd.DataFrame:
         """One row a scan under ``settings.scans``; see ``interp_app.stored``."""
@@ -217,6 +231,18 @@ class Workspace:
                 f"0 to {model.shape.heads - 1}"
             )
         return layer, head
+
+
+def _check_shown(model: HookedModel) -> None:
+    if model.shape.vocabulary == 0:
+        raise InputError(
+            f"{model.name} reads no text, and the dashboard shows what heads do on texts; in a notebook, capture and maps take it"
+        )
+    if not all(isinstance(layer, int) for layer in model.layers):
+        raise InputError(
+            f"{model.name} has more than one stack of layers ({named_layers(model.layers)}), and the dashboard shows one; in a "
+            "notebook, capture, maps, interp.flow.rollout and interp.flow.relevance take it"
+        )
 
 
 def _telling(scores: HeadScores) -> str:

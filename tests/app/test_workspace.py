@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration, ViTConfig, ViTModel
 
 import interp
 from interp.captures.reading import Reading
@@ -40,6 +41,53 @@ def test_no_model_is_loaded_that_was_not_allowed(workspace: Workspace, name: str
         with pytest.raises(InputError, match="is not open here; this server has demo"):
             ask(View(model=name))
     assert not workspace.jobs.waiting()
+
+
+T5 = T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+VIT = ViTConfig(
+    hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
+)
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (lambda: T5ForConditionalGeneration(T5), "has more than one stack of layers"),
+        (lambda: ViTModel(VIT), "reads no text"),
+    ],
+    ids=["encoder-decoder", "vision"],
+)
+def test_a_model_that_the_pages_cannot_show_is_refused_where_it_is_opened(
+    tmp_path: Path, build: Callable[[], PreTrainedModel], why: str
+):
+    build().save_pretrained(tmp_path)
+    workspace = Workspace(AppSettings(models=(str(tmp_path),)))
+    try:
+        with pytest.raises(InputError, match=f"{why}.*in a notebook"):
+            workspace.loaded(str(tmp_path))
+        with pytest.raises(Failed, match=why):
+            ready(lambda: workspace.reading(View()))
+    finally:
+        workspace.close()
+
+
+def test_a_model_for_which_induction_is_not_defined_opens_with_a_detector_that_is(encoder_folder: Path):
+    workspace = Workspace(AppSettings(models=(str(encoder_folder),)))
+    try:
+        assert workspace.fitted(View()) == View()  # nothing is known of it yet
+        assert not workspace.jobs.waiting()
+        scores = ready(lambda: workspace.scan(View()))
+        assert "induction" not in scores.detectors
+        assert workspace.fitted(View()).detector == scores.detectors[0]
+        chosen = View(detector="first_token_sink")
+        assert workspace.fitted(chosen) == chosen
+    finally:
+        workspace.close()
+
+
+def test_the_usual_detector_stays_where_it_is_measured(workspace: Workspace):
+    ready(lambda: workspace.scan(View()))
+    assert workspace.fitted(View()) == View()
 
 
 def test_a_text_that_is_not_held_is_said(workspace: Workspace):
