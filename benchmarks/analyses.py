@@ -13,8 +13,17 @@ The demo model reads English prose, beyond its context where the length says so.
     relevance        interp  one run forward and back, and one row swept through the maps weighted by their gradients
                      dense   eager attention, whole maps with their gradients, and products of them
     routes           interp  the routes of the last token
+                     dense   whole maps, and the vector of every pair and head, as the paper's code makes them
     norm_attention   interp  one row of every layer
                      dense   whole maps, and the vectors of that row
+    sinks            interp  alpha of every head and position, with chance; without the residual stream
+                     dense   whole maps, and their column sums
+    surface          interp  all statistics of every head
+                     dense   whole maps, and the entropy and distance of their rows
+    divergences      interp  of the twelve heads of the last two layers, all rows
+                     dense   the same from whole maps
+    importance       interp  of every head, one run forward and back
+                     dense   eager attention, whole maps kept
 
 Each measurement has a process of its own, in which a short input is run first (compiled code is loaded). Extra memory is the peak
 resident size during the run less that just before it: it holds the model's own run. Where two roads give the same numbers, they
@@ -38,6 +47,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dense_ways import (
+    EXPLAINED,
+    dense_divergences,
+    dense_flow,
+    dense_importance,
+    dense_norm_attention,
+    dense_relevance,
+    dense_rollout,
+    dense_routes,
+    dense_sinks,
+    dense_surface,
+)
 
 import interp
 from interp.models.hooked import HookedModel
@@ -45,31 +66,11 @@ from interp.models.hooked import HookedModel
 WARM = 48
 """Tokens of the input that is run before the measurement."""
 
-EXPLAINED = 7
-"""The token whose logit, after the last one, relevance explains."""
-
 Work = Callable[[HookedModel, torch.Tensor], np.ndarray]
-
-
-def dense_maps(model: HookedModel, ids: torch.Tensor) -> list[torch.Tensor]:
-    """Abar [T, T] of each layer, from whole maps."""
-    model.model.set_attn_implementation("eager")
-    with torch.no_grad():
-        attentions = model.host.inner.model(input_ids=ids, use_cache=False, output_attentions=True).attentions
-    itself = torch.eye(ids.shape[1])
-    return [0.5 * p[0].mean(dim=0) + 0.5 * itself for p in attentions]
 
 
 def rollout(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
     return interp.flow.rollout(model, ids, beyond_context=True).of()
-
-
-def dense_rollout(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
-    first, *others = dense_maps(model, ids)
-    whole = first
-    for shares in others:
-        whole = shares @ whole
-    return whole[-1].numpy()
 
 
 def flow(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
@@ -80,31 +81,8 @@ def kept_flow(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
     return interp.flow.attention_flow(model, ids, keep=16, beyond_context=True, max_minutes=600).flow[0]
 
 
-def dense_flow(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
-    import networkx as nx
-
-    graph = nx.DiGraph()
-    maps = dense_maps(model, ids)
-    for level, shares in enumerate(maps, 1):
-        for q, k in shares.nonzero().tolist():
-            graph.add_edge((level, q), (level - 1, k), capacity=float(shares[q, k]))
-    source = (len(maps), ids.shape[1] - 1)
-    by = nx.algorithms.flow.edmonds_karp
-    return np.array([nx.maximum_flow_value(graph, source, (0, k), flow_func=by) for k in range(ids.shape[1])])
-
-
 def relevance(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
     return interp.flow.relevance(model, ids, EXPLAINED, beyond_context=True).row()
-
-
-def dense_relevance(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
-    model.model.set_attn_implementation("eager")
-    output = model.model(input_ids=ids, use_cache=False, output_attentions=True)
-    gradients = torch.autograd.grad(output.logits[0, -1, EXPLAINED], output.attentions)
-    whole = torch.eye(ids.shape[1])
-    for p, gradient in zip(output.attentions, gradients, strict=True):
-        whole = whole + (p.detach() * gradient)[0].clamp(min=0).mean(dim=0) @ whole
-    return whole[-1].numpy()
 
 
 def routes(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
@@ -116,22 +94,21 @@ def norm_attention(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
     return interp.flow.norm_attention(model, ids, beyond_context=True).norms[0, :, 0].ravel()
 
 
-def dense_norm_attention(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
-    model.model.set_attn_implementation("eager")
-    blocks = model.model.model.layers
-    values: list[torch.Tensor] = []
-    handles = [block.self_attn.v_proj.register_forward_hook(lambda _, __, v: values.append(v)) for block in blocks]
-    with torch.no_grad():
-        maps = model.model.model(input_ids=ids, use_cache=False, output_attentions=True).attentions
-        for handle in handles:
-            handle.remove()
-        rows = []
-        for p, v, block in zip(maps, values, blocks, strict=True):
-            heads, width = p.shape[1], block.self_attn.head_dim
-            of_heads = v[0].unflatten(-1, (-1, width)).repeat_interleave(heads * width // v.shape[-1], dim=1)
-            mixed = (p[0, :, -1].T[..., None] * of_heads).flatten(1)  # [T, heads width]
-            rows.append(block.self_attn.o_proj(mixed).norm(dim=-1))
-    return torch.stack(rows).numpy().ravel()
+def sinks(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    return interp.heads.sinks(model, ids, window=None, massive=False, beyond_context=True).alpha
+
+
+def surface(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    table = interp.heads.surface(model, ids, beyond_context=True).table
+    return np.stack([table.loc[table["statistic"] == name, "value"] for name in ("entropy", "distance")])
+
+
+def divergences(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    return interp.heads.divergences(model, ids, layers=model.layers[-2:], beyond_context=True).divergence
+
+
+def importance(model: HookedModel, ids: torch.Tensor) -> np.ndarray:
+    return interp.causal.importance(model, ids, beyond_context=True).values
 
 
 ANALYSES: dict[str, dict[str, tuple[Work, tuple[int, ...]]]] = {
@@ -148,11 +125,15 @@ ANALYSES: dict[str, dict[str, tuple[Work, tuple[int, ...]]]] = {
         "interp": (relevance, (256, 1024, 2048, 4096, 8192)),
         "dense": (dense_relevance, (256, 1024, 2048)),
     },
-    "routes": {"interp": (routes, (256, 1024, 4096))},
+    "routes": {"interp": (routes, (256, 1024, 4096)), "dense": (dense_routes, (256,))},
     "norm_attention": {
         "interp": (norm_attention, (256, 1024, 2048, 32768)),
         "dense": (dense_norm_attention, (256, 1024, 2048)),
     },
+    "sinks": {"interp": (sinks, (256, 1024, 2048, 8192)), "dense": (dense_sinks, (256, 1024, 2048))},
+    "surface": {"interp": (surface, (256, 1024, 2048, 8192)), "dense": (dense_surface, (256, 1024, 2048))},
+    "divergences": {"interp": (divergences, (256, 1024, 2048)), "dense": (dense_divergences, (256, 1024, 2048))},
+    "importance": {"interp": (importance, (256, 1024, 2048, 8192)), "dense": (dense_importance, (256, 1024, 2048))},
 }
 ESTIMATES = {"kept"}
 """Roads whose numbers are not the others'."""
@@ -176,7 +157,7 @@ def measure(analysis: str, road: str, tokens: int, threads: int) -> None:
     before, start, cpu = _status("VmRSS"), time.perf_counter(), time.process_time()
     values = work(model, ids)
     told = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-    print(json.dumps(told | {"extra_mb": (_status("VmHWM") - before) / 1e3, "values": values.tolist()}))
+    print(json.dumps(told | {"extra_mb": (_status("VmHWM") - before) / 1e3, "values": values.ravel().tolist()}))
 
 
 def _status(field: str) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from html import escape
 from importlib import resources
+from typing import Any
 
 from interp.heads.registry import detectors as registered
 from interp.naming import head_name
@@ -104,13 +106,14 @@ def _ordinal(n: int) -> str:
 
 def _section(scores: HeadScores, detector: str) -> str:
     table = scores.of(detector)
-    facts = registered().get(detector)
+    threshold = float(table["threshold"].iloc[0])
+    facts = _facts(scores, detector, threshold)
     described = ""
-    if facts is not None:
+    if facts:
         described = (
-            f"<p>{escape(facts.definition)}.</p>"
-            f'<p class="small">Source: {escape(facts.source)}. '
-            f"Threshold {facts.threshold:g}: {escape(facts.threshold_source)}.</p>"
+            f"<p>{escape(str(facts['definition']))}.</p>"
+            f'<p class="small">Source: {escape(str(facts["source"]))}. '
+            f"Threshold {threshold:g}: {escape(str(facts['threshold_source']))}.</p>"
         )
     given = scores.settings.get("inputs", {}).get(detector, "")
     level = chance_text(table["chance"])
@@ -126,10 +129,20 @@ def _section(scores: HeadScores, detector: str) -> str:
 <figure>
 <div class="scroll">{figure}</div>
 <figcaption>Each cell is a head: row = layer (0 at the top), column = query head. Colour = score from {_range(scores, detector)},
-the same range for every model. A frame marks heads above the threshold of {table["threshold"].iloc[0]:g}. Chance level
+the same range for every model. A frame marks heads above the threshold of {threshold:g}. Chance level
 {level}. Hover for the numbers. Measured on {escape(given)}.</figcaption>
 </figure>
 </section>"""
+
+
+def _facts(scores: HeadScores, detector: str, threshold: float) -> Mapping[str, Any]:
+    """How a detector is defined: as the scan says it; else as the registry has it, if the threshold is the same."""
+    said = scores.settings.get("methods", {})
+    found = said.get(detector) if isinstance(said, Mapping) else None
+    if isinstance(found, Mapping) and {"definition", "source", "threshold_source"} <= found.keys():
+        return found
+    known = registered().get(detector)
+    return known.facts() if known is not None and known.threshold == threshold else {}
 
 
 def _range(scores: HeadScores, detector: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -91,6 +92,8 @@ def scan(
         "left_out": left_out,
         "inputs": {detector.name: inputs[detector.name] for detector in wanted},
         "ranges": {detector.name: [detector.low, detector.high] for detector in wanted},
+        "methods": {detector.name: detector.facts() for detector in wanted},
+        "text_sha256": None if text is None else hashlib.sha256(text.encode()).hexdigest(),
         "text_tokens": None if source.text is None else source.text.numel(),
         "window": window,
         "samples": samples,

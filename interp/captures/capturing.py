@@ -231,10 +231,11 @@ def maps_and_output(
 
     wanted = set(model.layers) if wanted is None else wanted
     found: dict[LayerKey, TokenMap] = {}
+    facts = model.facts()
 
     def record(call: AttentionCall, attended: Attended) -> None:
         if call.layer.key in wanted:
-            found[call.layer.key] = TokenMap.of(attended.map, batch, call.layer.key, model.tokenizer)
+            found[call.layer.key] = TokenMap.of(attended.map, batch, call.layer.key, model.tokenizer, facts)
 
     shape, width = model.shape, _width_of_head(model)
     # Of each query head its queries and log-sum-exp, of each KV head its keys and values.

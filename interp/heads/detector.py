@@ -6,13 +6,16 @@ generates, differentiates, or reads weights alone runs by itself (``RunDetector`
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from interp.errors import InputError
 from interp.heads.samples import Samples, Windows
 from interp_kernels import Probe
 
@@ -27,7 +30,7 @@ class Detector(ABC):
     name              key in tables and on the command line
     definition        the score in words and symbols, for people
     source            where the definition comes from
-    threshold         a head with a score above it counts as such a head
+    threshold         a head with a score above it counts as such a head; between ``low`` and ``high``
     threshold_source  where the threshold comes from
     needs_text        there is no score without a text
     is_causal         defined for heads that look back only
@@ -46,6 +49,18 @@ class Detector(ABC):
     low: float = 0.0
     high: float = 1.0
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: a threshold that is no number, or that no score could be on either side of.
+        """
+        is_number = isinstance(self.threshold, Real) and not isinstance(self.threshold, bool)
+        if not is_number or not self.low <= self.threshold <= self.high:
+            raise InputError(
+                f"detector {self.name!r}: threshold: expected a number from {self.low:g} to {self.high:g}, between which its "
+                f"scores lie, got {self.threshold!r:.60}"
+            )
+
     @property
     def is_standard(self) -> bool:
         """Whether "standard" names it: forward runs over tokens are all that it needs."""
@@ -63,6 +78,39 @@ class Detector(ABC):
     def unfit(self, model: HookedModel) -> str | None:
         """Why it cannot be measured on ``model``, said before anything is run; None where it can."""
         return None
+
+    def facts(self) -> dict[str, Any]:
+        """What a result must say of how it was scored, in words and numbers that JSON holds.
+
+        definition, source, threshold, threshold_source, and options: what the detector has beyond every detector's fields,
+        where it is given.
+        """
+        general = {each.name for each in fields(Detector)}
+        options = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in general}
+        told = ("definition", "source", "threshold", "threshold_source")
+        return {name: _plain(getattr(self, name)) for name in told} | {
+            "options": {name: _plain(value) for name, value in options.items() if value is not None}
+        }
+
+
+def _plain(value: Any) -> Any:
+    """A value of a detector's field as JSON gives it back: functions by their names, tensors by shape and checksum."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Tensor):
+        return {
+            "shape": list(value.shape),
+            "sha256": hashlib.sha256(value.cpu().contiguous().numpy().tobytes()).hexdigest(),
+        }
+    return getattr(value, "__qualname__", None) or f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True)

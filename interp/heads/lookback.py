@@ -324,6 +324,7 @@ class Lookback(RunDetector):
     new_tokens: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("prompt_tokens", "new_tokens"):
             given = getattr(self, name)
             if type(given) is not int or given < 2:

@@ -6,9 +6,10 @@ al. ("What Does BERT Look At? An Analysis of BERT's Attention", arXiv 1906.04341
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from interp.errors import InputError
 from interp.heads.divergence import SMOOTHING, SOURCE
 from interp.progress import Bar
 from interp.results.result import Result
+from interp.versions import versions
 from interp.views.region import HeadView
 from interp.views.token_map import MapTokens, TokenMap
 from interp_kernels import AttentionMap
@@ -139,6 +141,8 @@ def pair_divergence(
             "method": "Jensen-Shannon divergence of smoothed rows, by query and as their mean",
             "source": SOURCE,
             "constants": {"smoothing": smoothing, "heads": [head, other_head], "batches": [batch, other_batch]},
+            "inputs": {"maps": [_told(each) for each in pair]},
+            **_models(*pair),
         },
         names=names or (f"head {pair[0].head}", f"head {pair[1].head}"),
         divergence=float(np.nanmean(by_query)),
@@ -175,6 +179,25 @@ def distance_divergence(one: HeadProfile, other: HeadProfile) -> DistanceDiverge
             for a, b in ((one.distance, other.distance), (one.distance_chance, other.distance_chance))
         )
     )
+
+
+def _told(view: HeadView) -> dict[str, Any]:
+    """What a map is of: layer and query head, the sequence, its size, and a checksum of the ids that are looked from and at."""
+    told: dict[str, Any] = {"layer": view.layer, "head": view.head, "sequence": view.batch, "shape": list(view.shape)}
+    sides = view.one.sides if isinstance(view.one, TokenMap) else None
+    ids = [] if sides is None else [side.ids(0) for side in sides]
+    known = [each for each in ids if each is not None]
+    digest = hashlib.sha256(b"".join(each.cpu().contiguous().numpy().tobytes() for each in known))
+    return told | {"sha256": digest.hexdigest() if known else None}
+
+
+def _models(one: HeadView, other: HeadView) -> dict[str, Any]:
+    """The model that the maps are of, with the edits in force; and the second one's, where that is another."""
+    first, second = (
+        each.one.origin.model if isinstance(each.one, TokenMap) and each.one.origin is not None else {}
+        for each in (one, other)
+    )
+    return {"model": first or {"versions": versions()}} | ({"other_model": second} if second != first else {})
 
 
 def _check_pair(one: HeadView, other: HeadView) -> None:

@@ -23,6 +23,7 @@ from interp.heads.detector import RunDetector, Scored, Setting
 from interp.heads.pattern_roads import Cells, Sums, by_probes, by_tiles
 from interp.heads.texts import batches_of, single_stack
 from interp.heads.tokens import previous_ids
+from interp.results.settings import checksum
 
 if TYPE_CHECKING:
     from interp.inputs.batch import Batch
@@ -156,6 +157,8 @@ class Pattern(RunDetector):
             "detectors": [self.name],
             "inputs": {self.name: scored.described},
             "ranges": {self.name: [self.low, self.high]},
+            "methods": {self.name: self.facts()},
+            "sha256": [checksum(batch) for batch in batches],
             "model": model.facts(),
         }
         measured = {self.name: Measured([scored.scores], [scored.chance])}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -25,16 +25,19 @@ class Origin:
 
     layer     3, or "cross.3" and the like
     heads     of each head of the map, which query head of the layer it is; kv_heads: the KV head that it reads
+    model     what the model that it was taken from says of itself and of the edits in force, ``HookedModel.facts``; empty where
+              it is not known
     """
 
     layer: LayerKey
     heads: tuple[int, ...]
     kv_heads: tuple[int, ...]
+    model: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, layer: LayerKey, heads: int, group: int) -> Origin:
+    def of(cls, layer: LayerKey, heads: int, group: int, model: Mapping[str, Any] | None = None) -> Origin:
         """All heads of a layer, of which ``group`` read one KV head."""
-        return cls(layer, tuple(range(heads)), tuple(head // group for head in range(heads)))
+        return cls(layer, tuple(range(heads)), tuple(head // group for head in range(heads)), model or {})
 
     @property
     def is_cross(self) -> bool:
@@ -111,6 +114,13 @@ class Side:
         kept = self.columns.keep[self.sequences[batch]]
         kept = kept if self.span is None else kept[slice(*self.span)]
         return None if kept.shape[0] != size or bool(kept.all()) else kept
+
+    def ids(self, batch: int) -> Tensor | None:
+        """The ids of one sequence in these columns, [T], padding included; None where the model reads none."""
+        if self.columns.ids is None:
+            return None
+        found = self.columns.ids[self.sequences[batch]]
+        return found if self.span is None else found[slice(*self.span)]
 
     def of_sequence(self, batch: int) -> Side:
         return replace(self, sequences=(self.sequences[batch],))

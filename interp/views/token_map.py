@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
@@ -43,9 +43,14 @@ class TokenMap(AttentionMap):
 
     @classmethod
     def of(
-        cls, lazy: AttentionMap, batch: Batch, layer: LayerKey, tokenizer: PreTrainedTokenizerBase | None
+        cls,
+        lazy: AttentionMap,
+        batch: Batch,
+        layer: LayerKey,
+        tokenizer: PreTrainedTokenizerBase | None,
+        model: Mapping[str, Any] | None = None,
     ) -> TokenMap:
-        """The map of a layer (3, or "cross.3" and the like), on a batch that a model read."""
+        """The map of a layer (3, or "cross.3" and the like), on a batch that a model read. model: its ``facts``."""
         stack = stack_name(layer)
         encoder, decoder = columns_of(batch, tokenizer)
         queries = (
@@ -54,7 +59,7 @@ class TokenMap(AttentionMap):
         keys = encoder if stack == "cross" else queries
         sequences = tuple(range(lazy.shape[0]))
         sides = Side(queries, sequences), Side(keys, sequences)
-        origin = Origin.of(layer, lazy.shape[1], lazy.operands.group)
+        origin = Origin.of(layer, lazy.shape[1], lazy.operands.group, model)
         return cls(lazy.operands, lazy.lse, lazy.output_gradient, sides, origin)
 
     def head(self, batch: int, head: int) -> Self:

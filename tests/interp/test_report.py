@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 import interp
+from interp.heads import Pattern
+from interp.heads.previous_token import PreviousToken
 from interp.heads.registry import chosen
 from interp.report import report_html
 from interp.scores import HeadScores
 from tests.interp.tiny import HEADS, LAYERS
+from tests.interp.words import words_tokenizer
 
+TEXT = "w5 w6 w5 w7"
 HOSTILE = "</title></script><script>alert('1')</script><img src=x onerror=\"alert(2)\">&amp;"
 
 
@@ -113,6 +117,21 @@ def test_each_grid_has_a_caption_that_explains_its_marks(page: Page, scores: Hea
         assert "Colour = score from 0 (dark) to 1 (bright)" in caption
         assert f"above the threshold of {rows['threshold'].iloc[0]:g}" in caption
         assert f"Chance level {rows['chance'].min():.3f}" in caption
+
+
+def test_a_detector_with_options_of_its_own_is_told_as_it_was_run(own_model):
+    ours = Pattern("two_back", offsets=(2,), threshold=0.25, threshold_source="this test")
+    strict = PreviousToken(threshold=0.9, threshold_source="this test too")
+    scores = interp.scan(
+        interp.load(own_model("llama"), tokenizer=words_tokenizer()), [ours, strict], text=TEXT, progress=False
+    )
+    main = Page(report_html(scores)).text("main")
+    assert "share of the attention on the pattern 'two_back', given as offsets" in main
+    assert "Threshold 0.25: this test." in main
+    assert "Threshold 0.9: this test too." in main
+    assert "ARENA" not in main
+    older = {name: value for name, value in scores.settings.items() if name != "methods"}
+    assert "ARENA" not in Page(report_html(HeadScores(scores.frame, older))).text("main")
 
 
 def test_how_it_was_measured(page: Page, scores: HeadScores):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from typing import Any
 
@@ -159,6 +160,8 @@ def test_settings(model: HookedModel):
     expected = {"window": 40, "samples": 2, "seed": 3, "text_tokens": 150, "beyond_context": False, "left_out": {}}
     assert stated == expected
     assert settings["model"]["architecture"] == "LlamaForCausalLM"
+    assert settings["methods"]["induction"]["source"] == interp.detectors()["induction"].source
+    assert settings["text_sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
 
 
 def test_windows_too_short_for_a_detector(model: HookedModel):

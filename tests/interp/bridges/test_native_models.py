@@ -64,6 +64,20 @@ def test_load_finds_both_heads_of_the_trained_model(trained: Any, sequences: tup
     assert float(right.float().mean()) == pytest.approx(0.906, abs=0.02)
 
 
+def test_the_registered_detectors_find_both_heads_and_no_third(trained: Any, sequences: tuple[Tensor, Tensor]):
+    model = interp.load(trained)
+    scores = interp.scan(model, ["previous_token", "induction"], samples=200, progress=False)
+    assert interp.causal.heads_above(scores, "previous_token") == ["L0H0"]
+    assert interp.causal.heads_above(scores, "induction") == ["L1H0"]
+    assert scores.grid("previous_token")[0, 0] >= 0.99
+    assert scores.grid("induction")[0, 0] <= 0.01
+    # The model is right in nine of ten cases, and the random span of four tokens, twice, is not what it was trained on.
+    assert scores.grid("induction")[1, 0] >= 0.85
+    curve = interp.heads.lag_curve(model, sequences[0])
+    assert curve.at(1)[1, 0] >= 0.90
+    assert curve.at(-1)[1, 0] <= 0.01
+
+
 def test_without_its_first_head_the_trained_model_does_no_induction(trained: Any, sequences: tuple[Tensor, Tensor]):
     """The negative control, by one of TransformerLens' hooks and by one of interp's edits."""
     ids, first = sequences

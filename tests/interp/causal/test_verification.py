@@ -422,5 +422,6 @@ def test_without_its_retrieval_heads_the_demo_model_finds_no_needle(demo: interp
     assert result.plain == 100
     assert result.of_size().effect == -100
     assert result.of_size().control_mean > -20
+    assert result.of_size().difference_interval[1] < -50
     with pytest.raises(InputError, match="retrieval_task: expected at least one trial"):
         causal.retrieval_task(demo, [])

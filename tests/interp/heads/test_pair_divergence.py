@@ -178,3 +178,31 @@ def test_it_is_kept_and_drawn(own_model: Build, tmp_path: Path):
     np.testing.assert_allclose(figure.data[0].y, result.by_query, rtol=1e-6, atol=1e-9)
     assert figure.layout.yaxis.range == (0, math.log(2))
     assert "<b>" not in figure.layout.title.text
+
+
+def test_it_says_what_was_compared_by_which_model(own_model: Build, tmp_path: Path):
+    model = interp.load(own_model("llama"))
+    ids, other_ids = token_ids((1, 12), seed=1), token_ids((1, 12), seed=2)
+    plain = model.maps(ids, [0, 1])
+    with model.edited(interp.edits.ablate("L0H1")):
+        edited = model.maps(ids, [1])
+    found = pair_divergence(plain[0], 1, plain[1], 2)
+    assert found.settings["model"] == model.facts()
+    assert "other_model" not in found.settings
+    told = found.settings["inputs"]["maps"]
+    assert [(each["layer"], each["head"], each["shape"]) for each in told] == [(0, 1, [12, 12]), (1, 2, [12, 12])]
+    assert told[0]["sha256"] == told[1]["sha256"] is not None
+    assert repr(found).startswith(f"PairDivergence({model.name})")
+    by_edit = pair_divergence(plain[1], 2, edited[1], 2).settings
+    assert "edits" not in by_edit["model"]
+    assert by_edit["other_model"]["edits"] == ["ablate(heads=('L0H1',))"]
+    by_text = pair_divergence(plain[1], 2, model.maps(other_ids, [1])[1], 2).settings["inputs"]["maps"]
+    assert by_text[0]["sha256"] != by_text[1]["sha256"]
+    assert PairDivergence.load(found.save(tmp_path / "pair")).settings == found.settings
+
+
+def test_maps_without_a_model_still_say_the_versions():
+    one = random_map(9, Mask.causal(), 0)
+    settings = pair_divergence(one, 0, one, 1).settings
+    assert settings["model"]["versions"]["torch"]
+    assert settings["inputs"]["maps"][0]["sha256"] is None

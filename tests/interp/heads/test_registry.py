@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import interp
 from interp.errors import InputError
+from interp.heads import Needle, RetrievalHeads
 from interp.heads.detector import Detector, ProbeDetector, RunDetector
-from interp.heads.pattern import Pattern
+from interp.heads.lookback import Lookback
+from interp.heads.pattern import Pattern, Tokens
 from interp.heads.registry import chosen
 
 BASES = (Detector, ProbeDetector, RunDetector)
@@ -59,6 +64,42 @@ def test_thresholds():
         "importance": 0.5**0.5,
     }
     assert found == dict.fromkeys(STANDARD, 0.4) | others
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("threshold", [7, -3.0, float("nan"), float("inf"), "0.4", None, True])
+def test_a_threshold_that_no_score_can_pass_is_refused(name: str, threshold: object):
+    detector = interp.detectors()[name]
+    said = f"detector '{name}': threshold: expected a number from {detector.low:g} to {detector.high:g}, .*got {threshold!r}"
+    with pytest.raises(InputError, match=said):
+        replace(detector, threshold=threshold)
+    assert replace(detector, threshold=detector.low).threshold == detector.low
+
+
+def test_each_says_how_it_scores_in_what_json_holds():
+    for detector in interp.detectors().values():
+        facts = detector.facts()
+        assert facts == json.loads(json.dumps(facts))
+        assert facts["threshold"] == detector.threshold
+        assert facts["definition"] == detector.definition
+    needle = Needle("The key is red.", "red")
+    given = RetrievalHeads(counting="set", lengths=(40, 80), needles=(needle,)).facts()["options"]
+    assert given["counting"] == "set"
+    assert given["lengths"] == [40, 80]
+    assert given["needles"][0]["answer"] == "red"
+    assert "depths" not in given
+    assert Lookback(prompt_tokens=64).facts()["options"] == {"prompt_tokens": 64, "new_tokens": 32}
+
+
+def test_patterns_of_ones_own_are_told_apart():
+    def to_even(tokens: Tokens) -> torch.Tensor:
+        return tokens.ids % 2 == 0
+
+    named = Pattern("even", keys=to_even).facts()["options"]
+    assert named["keys"].endswith("to_even")
+    one, other = (Pattern("p", dense=torch.eye(4) * factor).facts()["options"]["dense"] for factor in (1, 2))
+    assert one["shape"] == other["shape"] == [4, 4]
+    assert one["sha256"] != other["sha256"]
 
 
 def test_every_detector_of_the_folder_is_registered():
