@@ -51,6 +51,7 @@ def test_it_runs_from_a_clean_kernel_and_its_outputs_are_of_its_code(path: Path)
         timeout=400,
     )
     assert run.returncode == 0, run.stderr
+    assert run.stderr == ""  # the kernel was ended, not left behind
 
 
 @each
@@ -58,6 +59,13 @@ def test_its_outputs_were_made_by_the_code_that_is_committed(path: Path) -> None
     code = "\n\0\n".join("".join(cell["source"]) for cell in _code(path))
     recorded = json.loads(path.read_text(encoding="utf-8"))["metadata"]["interp"]["code"]
     assert recorded == hashlib.sha256(code.encode()).hexdigest()
+
+
+@each
+def test_the_formatter_leaves_it_as_it_was_built(path: Path) -> None:
+    command = [sys.executable, "-m", "ruff", "format", "--diff", "--quiet", path]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.returncode == 0, run.stdout
 
 
 @each
