@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -36,6 +37,9 @@ SECONDS = 300
 """Of one cell; the longest of them trains a model."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PLOTLY, PNG = "application/vnd.plotly.v1+json", "image/png"
+SKIPPED = "skipped: "
+NEEDS = "needs"
+"""Key of a notebook's metadata, under "interp": modules that may be absent, each with the command that installs it."""
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -54,13 +58,18 @@ def main() -> None:
             sys.exit(f"{path.name}: {against[0]}")
         problems += [f"{path.name}: {problem}" for problem in against]
         book = nbformat.read(path, as_version=4)
+        lacking = missing(book)
+        if lacking:
+            print(f"{path.relative_to(ROOT)}: {SKIPPED}{lacking}")
+            continue
         before = shape_of(book) if given.check else None
         fresh = executed(book)
         if given.check:
             problems += [f"{path.name}: {problem}" for problem in stale(book, before, fresh)]
             continue
         add_pictures(fresh)
-        fresh.metadata = nbformat.from_dict({**METADATA, "interp": {"code": code_hash(fresh)}})
+        kept = {NEEDS: book.metadata["interp"][NEEDS]} if needs(book) else {}
+        fresh.metadata = nbformat.from_dict({**METADATA, "interp": {"code": code_hash(fresh), **kept}})
         path.write_text(nbformat.writes(fresh) + "\n", encoding="utf-8")
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
     if problems:
@@ -77,6 +86,17 @@ def notebooks(numbers: list[str]) -> list[Path]:
             f"there is no notebook {', '.join(sorted(unknown))}; there are {', '.join(path.name for path in found)}"
         )
     return wanted
+
+
+def needs(book: NotebookNode) -> dict[str, str]:
+    """What the notebook needs beyond the project's own dependencies: module -> command that installs it."""
+    return dict(book.metadata.get("interp", {}).get(NEEDS, {}))
+
+
+def missing(book: NotebookNode) -> str:
+    """Why the notebook cannot run here; empty where it can."""
+    absent = {module: command for module, command in needs(book).items() if importlib.util.find_spec(module) is None}
+    return "; ".join(f"{module} is not installed ({command})" for module, command in absent.items())
 
 
 def style(path: Path, *, mend: bool) -> list[str]:
