@@ -4,6 +4,8 @@
     python notebooks/build.py 2 5            # those that begin with these numbers
     python notebooks/build.py --check 2      # run, write nothing; fails where the committed outputs are not of this code
 
+The code is formatted by ruff before it runs, so that the formatter of the project leaves it alone afterwards.
+
 A figure is kept twice in one output: as Plotly's JSON (interactive in JupyterLab and VS Code) and as a PNG, which GitHub shows.
 Times, counters of execution, metadata and other traces of a machine are left out. Pictures need chromium (or Chrome) on the PATH.
 """
@@ -12,10 +14,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,9 @@ SECONDS = 300
 """Of one cell; the longest of them trains a model."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PLOTLY, PNG = "application/vnd.plotly.v1+json", "image/png"
+SKIPPED = "skipped: "
+NEEDS = "needs"
+"""Key of a notebook's metadata, under "interp": modules that may be absent, each with the command that installs it."""
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -45,14 +53,23 @@ def main() -> None:
     given = parser.parse_args()
     problems = []
     for path in notebooks(given.numbers):
+        against = style(path, mend=not given.check)
+        if against and not given.check:
+            sys.exit(f"{path.name}: {against[0]}")
+        problems += [f"{path.name}: {problem}" for problem in against]
         book = nbformat.read(path, as_version=4)
+        lacking = missing(book)
+        if lacking:
+            print(f"{path.relative_to(ROOT)}: {SKIPPED}{lacking}")
+            continue
         before = shape_of(book) if given.check else None
         fresh = executed(book)
         if given.check:
             problems += [f"{path.name}: {problem}" for problem in stale(book, before, fresh)]
             continue
         add_pictures(fresh)
-        fresh.metadata = nbformat.from_dict({**METADATA, "interp": {"code": code_hash(fresh)}})
+        kept = {NEEDS: book.metadata["interp"][NEEDS]} if needs(book) else {}
+        fresh.metadata = nbformat.from_dict({**METADATA, "interp": {"code": code_hash(fresh), **kept}})
         path.write_text(nbformat.writes(fresh) + "\n", encoding="utf-8")
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
     if problems:
@@ -71,12 +88,34 @@ def notebooks(numbers: list[str]) -> list[Path]:
     return wanted
 
 
+def needs(book: NotebookNode) -> dict[str, str]:
+    """What the notebook needs beyond the project's own dependencies: module -> command that installs it."""
+    return dict(book.metadata.get("interp", {}).get(NEEDS, {}))
+
+
+def missing(book: NotebookNode) -> str:
+    """Why the notebook cannot run here; empty where it can."""
+    absent = {module: command for module, command in needs(book).items() if importlib.util.find_spec(module) is None}
+    return "; ".join(f"{module} is not installed ({command})" for module, command in absent.items())
+
+
+def style(path: Path, *, mend: bool) -> list[str]:
+    """What ruff has against the code of this notebook; with ``mend`` it first writes the file as its formatter would."""
+    found = []
+    for words in (["format", *([] if mend else ["--check"])], ["check", "--output-format=concise"]):
+        command = [sys.executable, "-m", "ruff", *words, "--quiet", str(path)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        if run.returncode:
+            found.append(f"ruff {words[0]} is not content with it\n{run.stdout}{run.stderr}".strip())
+    return found
+
+
 def executed(book: NotebookNode) -> NotebookNode:
     """The notebook run from the root of the project by this interpreter, whatever kernels are registered.
 
     Exits with the cell's own error where one fails, and where one writes to stderr, as warnings do.
     """
-    fresh = nbformat.from_dict(book)
+    fresh = deepcopy(book)
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ,
@@ -102,7 +141,8 @@ def executed(book: NotebookNode) -> NotebookNode:
             fresh, km=manager, timeout=SECONDS, record_timing=False, resources={"metadata": {"path": str(ROOT)}}
         )
         try:
-            client.execute(env=environment)
+            # A client that is given its manager leaves the kernel running unless it is told otherwise.
+            client.execute(env=environment, cleanup_kc=True)
         except CellExecutionError as error:
             sys.exit(str(error))
     for cell in code_cells(fresh):

@@ -64,12 +64,16 @@ class HeadDivergences(Result):
     rows: int
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a head: layer, head, cluster, its place in the plane, and the nearest other head with its divergence."""
+        """One row a head: layer, head, cluster, its place in the plane, and the nearest other head with its divergence.
+
+        Layers are integers, as in other tables, where all of them are plain numbers.
+        """
+        plain = all(layer.isdecimal() for layer in self.layers)
         apart = self.divergence + np.diag(np.full(len(self.heads), np.inf))
         nearest = apart.argmin(axis=1)
         return pd.DataFrame(
             {
-                "layer": self.layers,
+                "layer": [int(layer) for layer in self.layers] if plain else self.layers,
                 "head": self.numbers,
                 "cluster": self.cluster,
                 "x": self.place[:, 0],

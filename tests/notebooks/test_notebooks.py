@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,28 @@ def test_it_runs_from_a_clean_kernel_and_its_outputs_are_of_its_code(path: Path)
         timeout=400,
     )
     assert run.returncode == 0, run.stderr
+    assert run.stderr == ""  # the kernel was ended, not left behind
+    if "skipped: " in run.stdout:
+        pytest.skip(run.stdout.strip())
+
+
+def test_a_notebook_that_needs_what_is_absent_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    pytest.importorskip("nbclient", reason="nbclient is not installed (the extra `dev`)")
+    script = tmp_path / "notebooks" / "build.py"
+    script.parent.mkdir()
+    shutil.copy(ROOT / "notebooks" / "build.py", script)
+    needs = {"no_such_module": "pip install it"}
+    code = {"cell_type": "code", "id": "a", "metadata": {}, "source": "1 / 0", "outputs": [], "execution_count": None}
+    book = {"cells": [code], "metadata": {"interp": {"needs": needs}}, "nbformat": 4, "nbformat_minor": 5}
+    script.with_name("1_needs.ipynb").write_text(json.dumps(book), encoding="utf-8")
+    for flags in ([], ["--check"]):
+        run = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, check=True)
+        assert run.stdout == "notebooks/1_needs.ipynb: skipped: no_such_module is not installed (pip install it)\n"
+    book["metadata"] = {}
+    script.with_name("1_needs.ipynb").write_text(json.dumps(book), encoding="utf-8")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "ZeroDivisionError" in run.stderr
 
 
 @each
@@ -58,6 +81,13 @@ def test_its_outputs_were_made_by_the_code_that_is_committed(path: Path) -> None
     code = "\n\0\n".join("".join(cell["source"]) for cell in _code(path))
     recorded = json.loads(path.read_text(encoding="utf-8"))["metadata"]["interp"]["code"]
     assert recorded == hashlib.sha256(code.encode()).hexdigest()
+
+
+@each
+def test_the_formatter_leaves_it_as_it_was_built(path: Path) -> None:
+    command = [sys.executable, "-m", "ruff", "format", "--diff", "--quiet", path]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.returncode == 0, run.stdout
 
 
 @each

@@ -52,6 +52,15 @@ def test_divergences_are_their_formula(name: str, own_model: Build, eager_model:
     assert np.array_equal(result.divergence, result.divergence.T)
 
 
+def test_its_table_can_be_joined_with_those_of_other_analyses(own_model: Build):
+    model, ids = interp.load(own_model("llama")), token_ids((2, 25))
+    table = divergences(model, ids).to_frame()
+    scores = interp.scan(model, ["previous_token"], progress=False).to_frame()
+    joined = table.merge(scores, on=["layer", "head"])
+    assert len(joined) == LAYERS * HEADS
+    assert joined["layer"].tolist() == [layer for layer in range(LAYERS) for _ in range(HEADS)]
+
+
 def test_blocks_of_rows_change_nothing(own_model: Build, monkeypatch: pytest.MonkeyPatch):
     # In float64: in float32 the rows themselves are sums in another order where a block has others.
     model, ids = interp.load(copy.deepcopy(own_model("llama")).double()), token_ids((2, 25))
@@ -144,7 +153,9 @@ def test_maps_over_other_tokens_are_refused():
     batch = model.batch(token_ids((1, 9)), decoder=token_ids((1, 5)))
     with pytest.raises(InputError, match="their maps must be over the same tokens"):
         divergences(model, batch)
-    assert divergences(model, batch, layers=["cross.0", "cross.1"]).rows == 5
+    crossed = divergences(model, batch, layers=["cross.0", "cross.1"])
+    assert crossed.rows == 5
+    assert set(crossed.to_frame()["layer"]) == {"cross.0", "cross.1"}
 
 
 def test_it_is_kept_and_drawn(own_model: Build, tmp_path: Path):
