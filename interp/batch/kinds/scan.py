@@ -8,10 +8,12 @@ documents of a group run together, by length: shorter ones are padded, to an eig
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp.batch.kinds.inputs import input_schemas, of_input
 from interp.batch.kinds.scan_measure import Found, by_probes, by_runs, nothing, together
 from interp.batch.kinds.scan_settings import MOST_SEED, ROWS, STANDARD, ScanSettings
 from interp.batch.problems import Keys
@@ -70,7 +72,6 @@ class Scan:
 
         from interp.batch.units import place_schema
 
-        of_input = [("seed", pa.int64()), ("text", pa.string()), ("document", pa.string())]
         scores = [
             ("detector", pa.string()),
             ("layer", pa.int64()),
@@ -81,10 +82,15 @@ class Scan:
             ("share_above", pa.float64()),
         ]
         return {
-            "scores": place_schema([*of_input, *scores]),
-            "inputs": place_schema([*of_input, ("sequences", pa.int64()), ("positions", pa.int64())]),
-            "left_out": place_schema([*of_input, ("detector", pa.string()), ("reason", pa.string())]),
+            "scores": place_schema([*of_input(), *scores]),
+            **input_schemas(),
         }
+
+    def tables_of(self, part: str) -> Sequence[str]:
+        return tuple(self.schemas())
+
+    def most_gathered(self, settings: ScanSettings, heads: int) -> int:
+        return 0
 
     def run(
         self,
@@ -93,6 +99,7 @@ class Scan:
         documents: Sequence[str],
         settings: ScanSettings,
         *,
+        gathered: Sequence[Path] = (),
         progress: bool = False,
     ) -> dict[str, pa.Table]:
         from interp.heads.detector import ProbeDetector

@@ -42,6 +42,9 @@ class ScanSettings:
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def of_part(self, part: str) -> ScanSettings:
+        return self
+
     def identity(self) -> dict[str, Any]:
         # A unit has one of the seeds.
         return {key: value for key, value in self.as_json().items() if key != "seeds"}
