@@ -102,13 +102,25 @@ def scan(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder with a stored scan or head dossiers.")]) -> None:
-    """Write the HTML report of a stored scan, or of stored head dossiers, into its folder."""
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder with a stored scan, head dossiers or a batch with these.")],
+) -> None:
+    """Write the HTML report of a stored scan, or of stored head dossiers, into its folder; of a batch, one for each model's."""
+    from interp.batch.folder import BatchFolder
     from interp.dossiers.stored import holds_dossiers, write_report
-    from interp.store import load_scan
+    from interp.store import SETTINGS, load_scan
 
-    path = write_report(folder) if holds_dossiers(folder) else load_scan(folder).save(folder, overwrite=True)
-    typer.echo(f"report: {path}")
+    if holds_dossiers(folder):
+        paths = [write_report(folder)]
+    elif BatchFolder(folder).holds_batch and not (folder / SETTINGS).exists():
+        from interp.batch.dossiers import write_reports
+        from interp.batch.store import open_store
+
+        paths = write_reports(open_store(folder))
+    else:
+        paths = [load_scan(folder).save(folder, overwrite=True)]
+    for path in paths:
+        typer.echo(f"report: {path}")
 
 
 @app.command()

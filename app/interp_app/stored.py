@@ -1,4 +1,4 @@
-"""Stored scans and head dossiers: the folders under one folder that ``interp scan --out`` and ``HeadDossiers.save`` wrote."""
+"""Stored scans and head dossiers: what ``interp scan``, ``HeadDossiers.save`` and ``interp batch`` wrote under one folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from interp.batch.folder import MANIFEST, SHARD, SHARDS
 from interp.dossiers.stored import holds_dossiers
 from interp.errors import InputError
 from interp.results.store import CONTENT
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+UNIT = 12
+"""Digits of a unit's id in a name: its first 48 bits."""
 MOST = 2000
 """Folders that are looked into."""
 
@@ -59,20 +62,52 @@ def listed(folder: Path) -> pd.DataFrame:
     return frame.sort_values("written", ascending=False, ignore_index=True)
 
 
-def listed_dossiers(folder: Path, model: str) -> list[str]:
-    """Names of the folders that hold head dossiers of a model, the newest first; passed over are the same as of scans."""
-    found: list[tuple[float, str]] = []
+def listed_dossiers(folder: Path, model: str) -> dict[str, str]:
+    """Head dossiers of a model, the newest first: what an address names them by, and what people are told.
+
+    They are folders that ``HeadDossiers.save`` wrote, by their name, and those in the store of ``interp batch``, by the name of
+    its folder and the beginning of the unit that they are. Passed over are the same folders as of scans.
+    """
+    found: list[tuple[float, str, str]] = []
     if folder.is_dir():
         for each in sorted(folder.iterdir())[:MOST]:
-            if not NAME.fullmatch(each.name) or each.is_symlink() or not holds_dossiers(each):
+            if not NAME.fullmatch(each.name) or each.is_symlink():
                 continue
             try:
-                content = json.loads((each / CONTENT).read_text(encoding="utf-8"))
-                if content["settings"]["model"]["model"] == model:
-                    found.append(((each / CONTENT).stat().st_mtime, each.name))
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                if holds_dossiers(each):
+                    content = json.loads((each / CONTENT).read_text(encoding="utf-8"))
+                    if content["settings"]["model"]["model"] == model:
+                        found.append(((each / CONTENT).stat().st_mtime, each.name, each.name))
+                elif (each / MANIFEST).is_file():
+                    found += [
+                        (shard.stat().st_mtime, f"{each.name}:{shard.name[:UNIT]}", f"{each.name}, {label}")
+                        for shard, label in _in_store(each, model)
+                    ]
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
                 continue
-    return [name for _, name in sorted(found, key=lambda row: -row[0])]
+    return {name: told for _, name, told in sorted(found, key=lambda row: -row[0])}
+
+
+def _in_store(folder: Path, model: str) -> list[tuple[Path, str]]:
+    """Shards with dossiers of a model in the store of a batch, and their labels."""
+    from interp.batch import open_store
+    from interp.batch.dossiers import listed as sets
+    from interp.batch.folder import BatchFolder
+
+    store = open_store(folder)
+    return [
+        (BatchFolder(folder).shard(each.unit), each.label)
+        for each in sets(store)
+        if json.loads(each.settings)["model"]["model"] == model
+    ]
+
+
+def dossiers_file(folder: Path, name: str) -> Path:
+    """The file that is written last of the dossiers of that name, which must be among those listed."""
+    store, _, unit = name.partition(":")
+    if not unit:
+        return folder / name / CONTENT
+    return next((folder / store / SHARDS).glob(f"{unit}*")) / SHARD
 
 
 def opened(folder: Path, name: str) -> HeadScores:
@@ -85,14 +120,33 @@ def opened(folder: Path, name: str) -> HeadScores:
 
 
 def opened_dossiers(folder: Path, name: str) -> HeadDossiers:
-    """The head dossiers in a folder, in the same way.
+    """The head dossiers of a name that ``listed_dossiers`` gives, in the same way.
 
     Raises:
         InputError: there are none of that name, or they cannot be read.
     """
     from interp.dossiers import load_dossiers
 
-    return _opened(folder, name, "set of head dossiers", load_dossiers)
+    place, _, unit = name.partition(":")
+    if not unit:
+        return _opened(folder, name, "set of head dossiers", load_dossiers)
+
+    def load(store: Path) -> HeadDossiers:
+        from interp.batch import open_store
+        from interp.batch.dossiers import listed as sets
+        from interp.batch.dossiers import opened as of_unit
+        from interp.batch.folder import BatchFolder
+
+        made = open_store(store)
+        for each in sets(made):
+            if each.unit.startswith(unit):
+                shard = BatchFolder(store).shard(each.unit)
+                if any(part.is_symlink() for part in (shard.parent, shard, *shard.iterdir())):
+                    raise InputError(f"the stored dossiers {name!r} hold a link, which is not followed; store a copy")
+                return of_unit(made, each.unit)
+        raise InputError(f"there is no stored set of head dossiers {name!r}")
+
+    return _opened(folder, place, "set of head dossiers", load)
 
 
 def _opened(folder: Path, name: str, what: str, load: Callable[[Path], T]) -> T:

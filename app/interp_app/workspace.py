@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from interp.errors import InputError
 from interp.naming import named_layers
-from interp.results.store import CONTENT
 from interp_app.jobs import Failed, Jobs, Lane
 from interp_app.settings import AppSettings
 from interp_app.texts import Text, Texts
@@ -170,19 +169,19 @@ class Workspace:
         Raises:
             Pending, Failed, InputError
         """
-        from interp_app.stored import listed_dossiers, opened_dossiers
+        from interp_app.stored import dossiers_file, listed_dossiers, opened_dossiers
 
         if view.dossier == PROSE:
             return self._dossiers_of_prose(view)
         folder = self.settings.scans
         names = listed_dossiers(folder, self.model(view).name)
-        name = view.dossier or (names[0] if names else "")
+        name = view.dossier or next(iter(names), "")
         if not name:
             return self._dossiers_of_prose(view)
         if name not in names:
             raise InputError(f"there are no stored dossiers {name!r} of this model in the server's folder of scans")
         # By its time: what is written anew under the same name is read anew.
-        written = (folder / name / CONTENT).stat().st_mtime_ns
+        written = dossiers_file(folder, name).stat().st_mtime_ns
         return self.jobs.ask(
             ("dossiers", name, written),
             f"open the dossiers {name}",

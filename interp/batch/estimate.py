@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from interp.batch.folder import BatchFolder
 from interp.batch.plan import Plan
@@ -16,6 +18,9 @@ from interp.batch.units import Unit, Work, work_of
 from interp.errors import InputError
 from interp.progress import Bar
 from interp.sizes import readable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PIECE = 8_000
 """Characters of text that are timed: about 2,000 tokens of English."""
@@ -100,15 +105,13 @@ def estimate(plan: Plan, *, workers: int = 1, progress: bool = True) -> Estimate
     counts: dict[str, int] = {}
     for ref in plan.models:
         counts[ref.model] = counts.get(ref.model, 0) + 1
-    loads: dict[str, float] = {}
-    rates: dict[str, dict[str, float]] = {}
-    memory = 0
+    known = {unit.id: unit for unit in work.units}
+    timed: dict[str, _Timed] = {}
     with without_loading_bar():
         for name in Bar(list(counts), unit="model", what="time a piece", show=progress):
             of_model = [unit for unit in left if unit.model.model == name]
             if of_model:
-                loads[name], rates[name], peak = _timed(plan, of_model)
-                memory = max(memory, peak)
+                timed[name] = _timed(plan, of_model, known)
     return Estimate(
         units=len(work.units),
         finished=len(work.units) - len(left),
@@ -116,51 +119,89 @@ def estimate(plan: Plan, *, workers: int = 1, progress: bool = True) -> Estimate
         characters=work.characters,
         models=counts,
         workers=workers,
-        seconds=_seconds(left, loads, rates) / workers,
-        load_seconds=loads,
-        rates=rates,
+        seconds=_seconds(left, timed, {unit.id: unit.characters for unit in work.units}) / workers,
+        load_seconds={name: each.load for name, each in timed.items()},
+        rates={name: each.rates for name, each in timed.items()},
         weights=_weights(work),
-        memory=memory,
+        memory=max((each.memory for each in timed.values()), default=0),
     )
 
 
-def _timed(plan: Plan, units: Sequence[Unit]) -> tuple[float, dict[str, float], int]:
-    """Seconds to load the model, the rate of each part, and the peak of memory."""
+@dataclass(eq=False)
+class _Timed:
+    """What a model of one name takes.
+
+    rates   part -> characters a second (units a second, of parts without text)
+    most    part that gathers -> characters of what it runs, however long the corpus is
+    memory  bytes at the peak
+    """
+
+    load: float
+    rates: dict[str, float]
+    most: dict[str, float]
+    memory: int = 0
+
+    def seconds(self, unit: Unit, characters: Mapping[str, int]) -> float:
+        """characters: of every unit of the plan."""
+        size = unit.characters
+        if unit.gathers:
+            size = min(sum(characters[each] for each in unit.gathers), self.most[unit.part])
+        return (size or 1) / self.rates[unit.part]
+
+
+def _timed(plan: Plan, left: Sequence[Unit], known: Mapping[str, Unit]) -> _Timed:
+    """Run a piece of each part that is left on the first model of ``left``. known: all units of the plan, by id."""
     import torch
 
     from interp.batch.kinds import KINDS
 
     kind = KINDS[plan.kind]
     start = time.perf_counter()
-    model = units[0].model.load(plan.device, plan.dtype)
-    load = time.perf_counter() - start
-    size = max(PIECE, WINDOWS * int(plan.settings.as_json().get("window") or model.shape.context or 0))
-    rates = {}
-    for part in dict.fromkeys(unit.part for unit in units):
-        unit = next(each for each in units if each.part == part)
+    model = left[0].model.load(plan.device, plan.dtype)
+    timed = _Timed(time.perf_counter() - start, {}, {})
+    size = max(PIECE, WINDOWS * int(plan.settings.window or model.shape.context or 0))
+
+    def run(unit: Unit, gathered: Sequence[Path] = ()) -> tuple[Unit, dict[str, pa.Table], float]:
+        """The piece of a unit, its tables, and its seconds: the first run compiles and fills caches, the second is the work."""
         documents, kept, room = [], [], size
         for ref, text in zip(unit.documents, read_documents(unit.documents), strict=True):
             if room > 0:
                 documents.append(text[:room])
-                kept.append(ref)
+                kept.append(replace(ref, characters=len(documents[-1])))
                 room -= len(text)
-        piece = replace(unit, documents=tuple(kept))
-        # The first run compiles and fills caches; the second is what the work is like.
-        spent = 0.0
+        piece, tables, spent = replace(unit, documents=tuple(kept)), {}, 0.0
         for _ in range(2):
             start = time.perf_counter()
-            kind.run(model, piece, documents, plan.settings, progress=False)
+            tables = kind.run(model, piece, documents, plan.settings, gathered=gathered, progress=False)
             spent = time.perf_counter() - start
-        rates[part] = (sum(map(len, documents)) or 1) / spent
+        return piece, tables, spent
+
+    for part in dict.fromkeys(unit.part for unit in left):
+        unit = next(each for each in left if each.part == part)
+        if not unit.gathers:
+            piece, _, spent = run(unit)
+            timed.rates[part] = (piece.characters or 1) / spent
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            piece, tables, _ = run(known[unit.gathers[0]])
+            folder = BatchFolder(Path(place))
+            folder.write_shard(piece, tables)
+            _, _, spent = run(unit, [folder.shard(piece.id)])
+        sequences = sum(tables["inputs"].column("sequences").to_pylist())
+        heads = len(model.layers) * model.shape.heads
+        timed.rates[part] = piece.characters / spent
+        timed.most[part] = kind.most_gathered(plan.settings, heads) * piece.characters / max(1, sequences)
     if model.device.type == "cuda":
-        return load, rates, torch.cuda.max_memory_allocated(model.device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return load, rates, peak if sys.platform == "darwin" else peak * 1024
+        timed.memory = torch.cuda.max_memory_allocated(model.device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        timed.memory = peak if sys.platform == "darwin" else peak * 1024
+    return timed
 
 
-def _seconds(units: Sequence[Unit], loads: Mapping[str, float], rates: Mapping[str, Mapping[str, float]]) -> float:
-    total = sum(loads[ref.model] for ref in {unit.model for unit in units})
-    return total + sum((unit.characters or 1) / rates[unit.model.model][unit.part] for unit in units)
+def _seconds(units: Sequence[Unit], timed: Mapping[str, _Timed], characters: Mapping[str, int]) -> float:
+    total = sum(timed[ref.model].load for ref in {unit.model for unit in units})
+    return total + sum(timed[unit.model.model].seconds(unit, characters) for unit in units)
 
 
 def _weights(work: Work) -> dict[str, int]:

@@ -99,6 +99,10 @@ class BatchFolder:
         writers[MANIFEST] = partial(_write, _json(told))
         write_together(self.path, writers, "batch")
 
+    def shard(self, unit: str) -> Path:
+        """Where the tables of a finished unit are."""
+        return self.path / SHARDS / unit
+
     def finished(self) -> set[str]:
         """Units with a shard."""
         return self._names(SHARDS, "")
@@ -137,7 +141,7 @@ class BatchFolder:
             },
         }
         writers = {name: partial(_write, data) for name, data in files.items()}
-        write_folder(self.path / SHARDS / unit.id, {**writers, SHARD: partial(_write, _json(content))}, "shard")
+        write_folder(self.shard(unit.id), {**writers, SHARD: partial(_write, _json(content))}, "shard")
         with contextlib.suppress(FileNotFoundError):
             (self.path / ERRORS / f"{unit.id}.json").unlink()
 

@@ -95,7 +95,7 @@ def _plan(content: dict[str, Any], base: Path, what: str) -> Plan:
     characters = keys.number("unit_characters", UNIT_CHARACTERS, 1)
     models = read_models(content.get("models"), base, problems)
     texts = read_texts(content.get("texts", []), base, problems)
-    settings = KINDS[kind].read(keys, has_texts="texts" in content)
+    settings = KINDS[kind].read(keys, has_texts=bool(content.get("texts")))
     keys.end()
     problems.check(what)
     assert settings is not None

@@ -72,6 +72,16 @@ class Keys:
             return default
         return value
 
+    def real(self, key: str, default: float, low: float, below: float) -> float:
+        """A number of at least ``low`` and less than ``below``."""
+        self.known.append(key)
+        value = self.given.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < below:
+            wanted = f"expected a number of at least {low:g} and less than {below:g}"
+            self.problems.add(self.place(key), f"{wanted}, got {value!r:.60}")
+            return default
+        return float(value)
+
     def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
         """One of some words."""
         value = self.take(key, str, default)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -135,7 +135,7 @@ def _run(
     try:
         with (
             Bar(total=len(units), initial=here, unit="unit", what=f"batch {folder.path.name}", show=progress) as bar,
-            closing(run(todo)) as outcomes,  # type: ignore[type-var]
+            closing(_outcomes(run, todo, in_order=facts["workers"] == 1)) as outcomes,
         ):
             for outcome in outcomes:
                 if not outcome.is_done:
@@ -160,6 +160,17 @@ def _run(
         positions=this["positions"],
         seconds=this["seconds"],
     )
+
+
+def _outcomes(
+    run: Callable[[list[Unit]], Iterator[Outcome]], todo: list[Unit], *, in_order: bool
+) -> Generator[Outcome]:
+    """All units. Those that gather others wait until these are done; a single worker, which goes in order, keeps its model."""
+    first, then = (todo, []) if in_order else ([u for u in todo if not u.gathers], [u for u in todo if u.gathers])
+    for units in (first, then):
+        if units:
+            with closing(run(units)) as outcomes:  # type: ignore[type-var]
+                yield from outcomes
 
 
 def _facts(plan: Plan, work: Work) -> dict[str, Any]:

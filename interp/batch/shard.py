@@ -17,7 +17,7 @@ from interp.batch.folder import BatchFolder
 from interp.batch.models import ModelRef
 from interp.batch.texts import read_documents
 from interp.batch.units import Unit
-from interp.errors import InterpError
+from interp.errors import InterpError, RunError
 from interp.folders import WriteError
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ class ShardRunner:
             documents = self._documents(unit)
             if then is not None:
                 self._read_ahead(unit, then)
-            tables = self.kind.run(self._model_of(unit.model), unit, documents, self.settings, progress=False)
+            gathered = self._gathered(unit)
+            model = self._model_of(unit.model)
+            tables = self.kind.run(model, unit, documents, self.settings, gathered=gathered, progress=False)
             positions = sum(tables["inputs"].column("positions").to_pylist()) if "inputs" in tables else 0
             self.folder.write_shard(unit, tables)
         except WriteError:
@@ -117,6 +119,20 @@ class ShardRunner:
             kind = type(error).__name__
             return Outcome(unit.id, time.perf_counter() - start, 0, kind, str(error) or kind, "\n".join(trace))
         return Outcome(unit.id, time.perf_counter() - start, positions)
+
+    def _gathered(self, unit: Unit) -> list[Path]:
+        """Shards of what a unit gathers.
+
+        Raises:
+            RunError: some of them have none.
+        """
+        lacking = len(set(unit.gathers) - self.folder.finished()) if unit.gathers else 0
+        if lacking:
+            raise RunError(
+                f"{lacking} of the {len(unit.gathers)} units that it is made of failed; with --resume --retry-failed "
+                "(retry_failed=True) they and it are tried again"
+            )
+        return [self.folder.shard(name) for name in unit.gathers]
 
     def _documents(self, unit: Unit) -> list[str]:
         ahead = self._ahead.pop(unit.id, None)

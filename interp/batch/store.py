@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
+    from interp.batch.kinds import Kind
     from interp.batch.published import Comparison, PublishedHeads
+    from interp.dossiers import HeadDossiers
 
 
 def open_store(folder: str | Path) -> BatchStore:
@@ -111,12 +113,28 @@ class BatchStore:
 
         return compare(self, published, detector, model=model, checkpoint=checkpoint)
 
+    def dossiers(self, model: str | None = None, checkpoint: str | None = None) -> HeadDossiers:
+        """The head dossiers of a model, as ``interp.head_dossiers`` gives them.
+
+        model, checkpoint: needed where the store holds several
+
+        Raises:
+            InputError: there are none of that model or checkpoint, or several; a shard is damaged.
+        """
+        from interp.batch.dossiers import dossiers_of
+
+        return dossiers_of(self, model, checkpoint)
+
     def check(self) -> dict[str, str]:
         """Shards that are not as they were written -> what is wrong; all of them are read."""
         return BatchFolder(self.folder).damaged()
 
-    @cached_property
+    @property
     def _schemas(self) -> dict[str, pa.Schema]:
+        return self._kind.schemas()
+
+    @cached_property
+    def _kind(self) -> Kind:
         from interp.batch.kinds import KINDS
 
         kind = self.manifest.get("kind")
@@ -124,7 +142,7 @@ class BatchStore:
             raise InputError(
                 f"{self.folder} holds a batch of the kind {kind!r}, which this interp does not know; update it"
             )
-        return KINDS[kind].schemas()
+        return KINDS[kind]
 
     @cached_property
     def _units(self) -> pa.Table:
@@ -150,8 +168,12 @@ class BatchStore:
             return self._units
         if table == "errors":
             return self._errors()
-        rows = zip(self._units.column("unit").to_pylist(), self._units.column("state").to_pylist(), strict=True)
-        files = [str(self.folder / SHARDS / unit / f"{table}.parquet") for unit, state in rows if state == "finished"]
+        rows = zip(*(self._units.column(name).to_pylist() for name in ("unit", "part", "state")), strict=True)
+        files = [
+            str(self.folder / SHARDS / unit / f"{table}.parquet")
+            for unit, part, state in rows
+            if state == "finished" and table in self._kind.tables_of(part)
+        ]
         schema = self._schemas[table]
         return ds.dataset(files, schema=schema, format="parquet") if files else schema.empty_table()
 

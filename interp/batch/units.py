@@ -36,6 +36,7 @@ class Unit:
     """One unit of work: a part of the work on one model, on some documents.
 
     has_texts: the plan has texts, so that what reads them is a part of its own
+    gathers: ids of the units whose shards it is made of, in the plan's order
     """
 
     id: str
@@ -44,6 +45,7 @@ class Unit:
     seed: int
     has_texts: bool
     documents: Sequence[DocumentRef] = ()
+    gathers: Sequence[str] = ()
 
     @property
     def characters(self) -> int:
@@ -66,6 +68,7 @@ class Unit:
             "seed": self.seed,
             "has_texts": self.has_texts,
             "documents": [document.as_json() for document in self.documents],
+            "gathers": list(self.gathers),
         }
 
     @classmethod
@@ -77,6 +80,7 @@ class Unit:
             content["seed"],
             content["has_texts"],
             tuple(DocumentRef(**each) for each in content["documents"]),
+            tuple(content["gathers"]),
         )
 
 
@@ -122,7 +126,6 @@ def work_of(plan: Plan, known: MutableMapping[str, str], *, progress: bool = Fal
             raise InputError(f"the text {entry.name!r} holds no document: {', '.join(entry.paths)}")
     kind = KINDS[plan.kind]
     parts = kind.parts(plan.settings, has_texts=bool(plan.texts))
-    settings = plan.settings.identity()
     problems = Problems()
     work = Work([], {}, used, device, characters, count)
     for ref in Bar(plan.models, unit="model", what="read models", show=progress and len(plan.models) > 1):
@@ -134,8 +137,6 @@ def work_of(plan: Plan, known: MutableMapping[str, str], *, progress: bool = Fal
         work.models[ref.label] = {**ref.as_json(), "sha256": files.sha256, "nbytes": files.nbytes}
         shared = {
             "schema": SCHEMA,
-            "kind": plan.kind,
-            "settings": settings,
             "model": files.sha256,
             "names": [ref.model, ref.checkpoint, ref.step],
             "dtype": plan.dtype,
@@ -143,15 +144,24 @@ def work_of(plan: Plan, known: MutableMapping[str, str], *, progress: bool = Fal
             "versions": used,
             "has_texts": bool(plan.texts),
         }
+        of_part: dict[str, list[str]] = {}
         for part in parts:
+            # Of the part's own kind: a plan of several kinds has the same units as plans of each.
+            settings = plan.settings.of_part(part.name)
+            gathers = tuple(of_part.get(part.gathers, ()))
             for group in groups if part.reads_text else [()]:
                 facts = {
                     **shared,
+                    "kind": settings.kind,
+                    "settings": settings.identity(),
                     "part": part.name,
                     "seed": part.seed,
                     "documents": [[d.text, d.document, d.sha256] for d in group],
+                    **({"gathers": gathers} if gathers else {}),
                 }
-                work.units.append(Unit(_id(facts), ref, part.name, part.seed, bool(plan.texts), group))
+                unit = Unit(_id(facts), ref, part.name, part.seed, bool(plan.texts), group, gathers)
+                work.units.append(unit)
+                of_part.setdefault(part.name, []).append(unit.id)
     problems.check("the plan")
     if len({unit.id for unit in work.units}) < len(work.units):
         raise InputError(

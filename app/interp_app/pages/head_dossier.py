@@ -27,7 +27,8 @@ FEW = 50
 """Passages below which the page says that they are few."""
 HOW = (
     "These are few: means over so few passages are rough, and the fifths say little. Over a corpus of yours: "
-    "interp.head_dossiers(model, texts).save(FOLDER), where FOLDER lies in the server's folder of scans (interp app --scans)."
+    "interp.head_dossiers(model, texts).save(FOLDER), or interp batch with the kind dossiers, where FOLDER or the batch's output "
+    "lies in the server's folder of scans (interp app --scans)."
 )
 
 
@@ -67,9 +68,15 @@ def python(workspace: Workspace, view: View) -> str:
     name = head_name(*workspace.head(view))
     stored = listed_dossiers(workspace.settings.scans, workspace.model(view).name)
     if view.dossier != PROSE and stored:
-        folder = view.dossier or stored[0]
+        folder, _, unit = (view.dossier or next(iter(stored))).partition(":")
         where = "# in the server's folder of scans"
-        return f"import interp\n\ndossiers = interp.load_dossiers({folder!r})  {where}\ndossiers.head({name!r})\n"
+        if unit:
+            found = workspace.dossiers(view).settings["batch"]
+            asked = ", ".join(repr(found[key]) for key in ("model", "checkpoint"))
+            opened = f"interp.open_store({folder!r}).dossiers({asked})"
+        else:
+            opened = f"interp.load_dossiers({folder!r})"
+        return f"import interp\n\ndossiers = {opened}  {where}\ndossiers.head({name!r})\n"
     length = min(PROSE_WINDOW, workspace.model(view).shape.context or PROSE_WINDOW)
     return (
         f"from pathlib import Path\n\nimport interp\n\nmodel = interp.load({workspace.model_name(view)!r})\n"
@@ -90,8 +97,11 @@ def controls(workspace: Workspace, view: View) -> list[Any]:
         return []
     select = dmc.Select(
         id={"control": "dossier"},
-        data=[*names, {"value": PROSE, "label": "the built-in prose"}],
-        value=view.dossier if view.dossier in (*names, PROSE) else names[0],
+        data=[
+            *({"value": name, "label": told} for name, told in names.items()),
+            {"value": PROSE, "label": "the built-in prose"},
+        ],
+        value=view.dossier if view.dossier in (*names, PROSE) else next(iter(names)),
         allowDeselect=False,
         size="xs",
         w=180,
@@ -118,7 +128,8 @@ def _corpus(workspace: Workspace, view: View) -> str:
     stored = listed_dossiers(workspace.settings.scans, workspace.model(view).name)
     if view.dossier == PROSE or not stored:
         return f"the built-in prose in passages of {PROSE_WINDOW} tokens"
-    return f"the corpus of {view.dossier or stored[0]}"
+    name = view.dossier or next(iter(stored))
+    return f"the corpus of {stored.get(name, name)}"
 
 
 def _metrics(found: HeadDossier) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -133,7 +134,9 @@ class _Worker:
             return False
         self.unit, self.then = unit, schedule.take(unit)
         told: dict[str, Any] = {"unit": unit.as_json(), "then": None if self.then is None else self.then.as_json()}
-        send(self.connection, told)
+        # One that died meanwhile is found by its closed socket, and its units are given back.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            send(self.connection, told)
         return True
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 import interp
+from interp.batch import make_plan, open_store, run_batch
 from interp.dossiers import METRICS, HeadDossiers
 from interp.errors import InputError
 from interp.results.store import CONTENT
@@ -139,16 +141,79 @@ def test_the_python_of_stored_dossiers_opens_them(stored: Workspace, folder: Pat
 
 
 def test_only_dossiers_of_the_model_are_listed(folder: Path, tmp_path: Path, dossiers: HeadDossiers):
-    assert listed_dossiers(folder, "demo") == ["plain", "hostile"]
-    assert listed_dossiers(folder, "other") == []
-    assert listed_dossiers(tmp_path / "nowhere", "demo") == []
+    assert listed_dossiers(folder, "demo") == {"plain": "plain", "hostile": "hostile"}
+    assert listed_dossiers(folder, "other") == {}
+    assert listed_dossiers(tmp_path / "nowhere", "demo") == {}
     dossiers.save(tmp_path / "good")
     for name, content in (("broken", "{"), ("other", '{"kind": "flow"}'), ("list", "[]"), ("deep", "[" * 100_000)):
         (tmp_path / name).mkdir()
         (tmp_path / name / CONTENT).write_text(content, encoding="utf-8")
     (tmp_path / "bad name").symlink_to(folder / "plain")
     (tmp_path / "link").symlink_to(folder / "plain")
-    assert listed_dossiers(tmp_path, "demo") == ["good"]
+    assert list(listed_dossiers(tmp_path, "demo")) == ["good"]
+
+
+@pytest.fixture(scope="module")
+def batch(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of scans with the store of a batch: the demo model's dossiers over two documents."""
+    folder = tmp_path_factory.mktemp("batches")
+    for name in ("one", "two"):
+        (folder / f"{name}.txt").write_text(workspace.texts.prose[:900] + name, encoding="utf-8")
+    plan = make_plan(
+        kind="dossiers",
+        models=["demo"],
+        texts=[str(folder / "*.txt")],
+        output=folder / "nightly",
+        dossiers={"length": 64, "strongest": 2, "samples": 1, "pool": 10},
+    )
+    assert run_batch(plan, progress=False).is_complete
+    return folder
+
+
+def test_dossiers_in_the_store_of_a_batch_are_listed_and_shown(batch: Path, monkeypatch: pytest.MonkeyPatch):
+    workspace = Workspace(AppSettings(scans=batch))
+    try:
+        ((name, told),) = listed_dossiers(batch, "demo").items()
+        assert told == "nightly, demo"
+        assert name.startswith("nightly:")
+        assert View.of_search(HEAD.but(dossier=name).to_search()).dossier == name
+        expected = open_store(batch / "nightly").dossiers()
+        pd.testing.assert_frame_equal(opened_dossiers(batch, name).metrics, expected.metrics)
+        assert "L2H5 over the corpus of nightly, demo: " in words(drawn(workspace, head_dossier.DOSSIER, HEAD))
+        (select,) = head_dossier.controls(workspace, HEAD)
+        assert select.value == name
+        monkeypatch.chdir(batch)
+        *lines, last = ready(lambda: head_dossier.python(workspace, HEAD)).strip().splitlines()
+        space: dict[str, object] = {}
+        exec("\n".join(lines), space)  # noqa: S102 - it is what people are told to run
+        assert eval(last, space).name == "L2H5"  # noqa: S307
+    finally:
+        workspace.close()
+
+
+def test_links_in_a_store_are_not_followed_and_damage_is_named_without_the_folder(batch: Path, tmp_path: Path):
+    shutil.copytree(batch / "nightly", tmp_path / "nightly")
+    (name,) = listed_dossiers(tmp_path, "demo")
+    shard = next((tmp_path / "nightly" / "shards").glob(f"{name.partition(':')[2]}*"))
+    (shard / "edges.parquet").unlink()
+    (shard / "edges.parquet").symlink_to(next((batch / "nightly" / "shards").glob(f"{shard.name}/edges.parquet")))
+    with pytest.raises(InputError, match=f"the stored dossiers '{name}' hold a link, which is not followed"):
+        opened_dossiers(tmp_path, name)
+    (shard / "edges.parquet").unlink()
+    (shard / "edges.parquet").write_bytes(b"other")
+    with pytest.raises(InputError, match="a shard cannot be read") as found:
+        opened_dossiers(tmp_path, name)
+    assert str(tmp_path) not in str(found.value)
+    shutil.rmtree(tmp_path / "nightly" / "shards")
+    assert listed_dossiers(tmp_path, "demo") == {}
+    (tmp_path / "nightly" / "manifest.json").write_text("{", encoding="utf-8")
+    assert listed_dossiers(tmp_path, "demo") == {}
+
+
+@pytest.mark.parametrize("name", ["nightly:", "nightly:z", "nightly:../..", "nightly:*", "other:0", ":prose"])
+def test_a_name_that_is_none_of_a_store_is_refused(batch: Path, name: str):
+    with pytest.raises(InputError, match="there is no stored set of head dossiers"):
+        opened_dossiers(batch, name)
 
 
 @pytest.mark.parametrize("name", ["..", "../plain", "a/b", "nothing", "plain\0"])

@@ -2,8 +2,9 @@
 
     python killing.py PLAN SEED KILLS
 
-Forked, a child begins at once, with everything imported: so twenty kills take seconds. Prints the folders as JSON: one batch
-that was left alone, and those that were killed, as many as it takes for so many kills, each then gone on with to its end.
+Forked, a child begins at once, with what is slow imported and compiled: so twenty kills take seconds. Before it forks, this
+process has one thread: a lock that another one holds at that moment would stay locked in the child. Prints the folders as JSON:
+one batch that was left alone, and those that were killed, as many as it takes for so many kills, each gone on with to its end.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import tqdm
+
 from interp.batch import Plan, read_plan, run_batch
-from interp.scan import scan
+from interp.dossiers import DossierSettings, measure_part, passages_of
+from interp.dossiers.edges import edges_of
 
 
 def begin(plan: Plan) -> int:
@@ -55,10 +59,15 @@ def killed(plan: Plan, chance: random.Random, span: float, most: int) -> int:
 
 
 def main() -> None:
+    tqdm.tqdm.monitor_interval = 0
     plan, seed, wanted = read_plan(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     model = plan.models[0].load("cpu", "auto")
-    scan(model, ["induction"], samples=1, progress=False)
-    del model
+    settings = DossierSettings(length=24).resolved(model)
+    passages = list(passages_of(model, [list(range(3, 20))], settings.longest))
+    measure_part(model, passages, settings)
+    edges_of(model, passages, {0: {0: [0]}}, settings)
+    del model, passages
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a thread may hold a lock when this process forks"
     alone = replace(plan, output=plan.output / "alone")
     begun = time.perf_counter()
     finish(alone)

@@ -32,7 +32,7 @@ def write_documents(path: Path, count: int, shortest: int = 12) -> Path:
 
 
 def small_plan(model: Path, folder: Path, documents: int = 6, **keys: Any) -> Plan:
-    """A tiny model on a few documents, two or so a unit; its store is ``folder / "store"`` unless said otherwise."""
+    """A tiny model on a few documents, two or so a unit; in ``folder / "store"`` unless said otherwise. None leaves a key out."""
     texts = [{"jsonl": str(write_documents(folder / "texts.jsonl", documents)), "id_column": "id"}]
     given = {
         "models": [str(model)],
@@ -41,7 +41,7 @@ def small_plan(model: Path, folder: Path, documents: int = 6, **keys: Any) -> Pl
         "unit_characters": 200,
         "device": "cpu",
     }
-    return make_plan(**{**given, **SMALL, **keys})
+    return make_plan(**{key: value for key, value in {**given, **SMALL, **keys}.items() if value is not None})
 
 
 def contents(folder: Path) -> dict[str, Any]:

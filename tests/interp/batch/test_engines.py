@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,33 +71,34 @@ def test_workers_write_the_same_shards_also_where_one_is_killed(
     model_folder: Path, tmp_path: Path, alone: dict, monkeypatch: pytest.MonkeyPatch
 ):
     plan = small_plan(model_folder, tmp_path, documents=12)
-    started: list[int] = []
-    plain = local._Worker.start.__func__  # pyright: ignore[reportFunctionMemberAccess]
+    started: list[local._Worker] = []
+    given: list[int] = []
+    start, give = local._Worker.start.__func__, local._Worker.give
 
-    def start(cls: type, *arguments: object) -> object:
-        worker = plain(cls, *arguments)
-        started.append(worker.process.pid)
-        return worker
+    def started_one(cls: type, *arguments: Any) -> local._Worker:
+        started.append(start(cls, *arguments))
+        return started[-1]
 
-    monkeypatch.setattr(local._Worker, "start", classmethod(start))
+    def given_one(self: local._Worker, schedule: Schedule) -> bool:
+        """The worker that started first is killed as soon as it has its second unit."""
+        has_one = give(self, schedule)
+        if self is started[0]:
+            given.append(self.process.pid)
+            if len(given) == 2:
+                os.kill(self.process.pid, signal.SIGKILL)
+        return has_one
 
-    def kill() -> None:
-        """The first worker, as soon as a shard is there."""
-        shards = plan.output / "shards"
-        while not (shards.is_dir() and any(not path.name.startswith(".") for path in shards.iterdir())):
-            time.sleep(0.01)
-        os.kill(started[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+    monkeypatch.setattr(local._Worker, "start", classmethod(started_one))
+    monkeypatch.setattr(local._Worker, "give", given_one)
     summary = run_batch(plan, workers=2, threads=1, progress=False)
-    killer.join()
     assert summary.is_complete, summary
     assert shards(contents(plan.output)) == shards(alone)
     assert open_store(plan.output).manifest["runs"][0]["workers"] == 2
-    for process in started:
+    assert len(started) == 3
+    assert started[0].process.returncode == -signal.SIGKILL
+    for worker in started:
         with pytest.raises(ProcessLookupError):
-            os.kill(process, 0)
+            os.kill(worker.process.pid, 0)
 
 
 WORKER = """
@@ -142,6 +142,23 @@ def test_a_full_disk_in_a_worker_ends_the_run_and_its_fellows(monkeypatch: pytes
     monkeypatch.setattr(local, "START", WORKER.replace("DO", stopped))
     with pytest.raises(WriteError, match="no space left"):
         list(local.run_in_processes(ORDER, units_of(a=5, b=5), 2))
+
+
+def test_a_worker_that_dies_between_two_units_is_replaced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(local, "START", WORKER.replace("DO", "pass"))
+    plain, killed = local._Worker.give, []
+
+    def give(self: local._Worker, schedule: Schedule) -> bool:
+        if self.is_ready and not killed:
+            killed.append(self)
+            self.process.kill()
+            self.process.wait()
+        return plain(self, schedule)
+
+    monkeypatch.setattr(local._Worker, "give", give)
+    outcomes = list(local.run_in_processes(ORDER, units_of(a=4), 1))
+    assert sorted(outcome.unit for outcome in outcomes) == ["a0", "a1", "a2", "a3"]
+    assert all(outcome.is_done for outcome in outcomes)
 
 
 def test_closing_the_outcomes_ends_the_workers(monkeypatch: pytest.MonkeyPatch):

@@ -113,7 +113,7 @@ def test_a_row_for_each_unit_is_the_mean_over_all_samples_of_its_documents(model
     by_unit = replace(
         by_document,
         output=tmp_path / "units",
-        settings=replace(by_document.settings, rows="unit"),
+        settings=replace(by_document.settings, rows="unit"),  # pyright: ignore[reportArgumentType]
     )
     run_batch(by_document, progress=False)
     run_batch(by_unit, progress=False)
@@ -217,7 +217,7 @@ def test_documents_that_a_detector_cannot_read_are_left_out_with_the_reason(mode
     assert run_batch(plan, progress=False).is_complete
     store = open_store(plan.output)
     left_out = store.to_frame("left_out").set_index("document")
-    assert "none of its tokens comes twice" in left_out.loc["texts.jsonl:1", "reason"]
+    assert "none of its tokens comes twice" in str(left_out.loc["texts.jsonl:1", "reason"])
     assert left_out.loc["texts.jsonl:1", "detector"] == "copying"
     assert left_out.index.tolist() == ["texts.jsonl:0", "texts.jsonl:1"]
     scored = store.query(
