@@ -73,14 +73,14 @@ def test_workers_write_the_same_shards_also_where_one_is_killed(
 ):
     plan = small_plan(model_folder, tmp_path, documents=12)
     started: list[int] = []
-    plain = local._Worker.start.__func__  # pyright: ignore[reportFunctionMemberAccess]
+    plain = local._Processes.start
 
-    def start(cls: type, *arguments: object) -> object:
-        worker = plain(cls, *arguments)
+    def start(self: local._Processes, number: int) -> local._Process:
+        worker = plain(self, number)
         started.append(worker.process.pid)
         return worker
 
-    monkeypatch.setattr(local._Worker, "start", classmethod(start))
+    monkeypatch.setattr(local._Processes, "start", start)
 
     def kill() -> None:
         """The first worker, as soon as a shard is there."""
@@ -147,13 +147,13 @@ def test_a_full_disk_in_a_worker_ends_the_run_and_its_fellows(monkeypatch: pytes
 def test_closing_the_outcomes_ends_the_workers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(local, "START", WORKER.replace("DO", "import time; time.sleep(60)"))
     started: list[int] = []
-    plain = local._Worker.end
+    plain = local._Process.end
 
-    def end(self: local._Worker) -> None:
+    def end(self: local._Process) -> None:
         plain(self)
         started.append(self.process.returncode)
 
-    monkeypatch.setattr(local._Worker, "end", end)
+    monkeypatch.setattr(local._Process, "end", end)
     outcomes = local.run_in_processes(ORDER, units_of(a=3, b=1), 2)
     next(outcomes)
     outcomes.close()  # pyright: ignore[reportAttributeAccessIssue]

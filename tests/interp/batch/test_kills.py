@@ -60,9 +60,11 @@ def test_a_store_after_twenty_kills_is_that_of_an_undisturbed_run(model_folder: 
     assert told["kills"] == KILLS
     alone = contents(Path(told["alone"]))
     assert sum(name.endswith("scores.parquet") for name in alone) > KILLS
+    runs = 0
     for folder in told["killed"]:
         found = contents(Path(folder))
         assert found == alone, f"seed {SEED}, {folder}"
         assert not [name for name in found if name.endswith(PARTIAL)]
-        runs = json.loads((Path(folder) / "manifest.json").read_text("utf-8"))["runs"]
-        assert len(runs) > 1
+        runs += len(json.loads((Path(folder) / "manifest.json").read_text("utf-8"))["runs"])
+    # A run that was killed before it wrote the manifest is not in it; not all of them were.
+    assert runs > len(told["killed"])
