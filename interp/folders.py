@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from interp.errors import InputError, RunError
 
 PARTIAL = ".partial"
-"""How the names of files and folders end that are being written. They begin with a dot and hold the process that writes them."""
+"""How the names of files and folders end that are being written. They begin with a dot and hold the machine and the process that
+writes them."""
+ABANDONED = 3600.0
+"""Seconds after which what another machine left half written is taken to be left for good; a shard is written in moments."""
 
 
 class WriteError(RunError):
@@ -94,18 +99,33 @@ def write_folder(folder: Path, writers: Mapping[str, Callable[[Path], object]], 
 
 def partial_path(folder: Path, name: str) -> Path:
     """Where this process writes what is to become ``folder / name``."""
-    return folder / f".{name}.{os.getpid()}{PARTIAL}"
+    return folder / f".{name}.{_host()}.{os.getpid()}{PARTIAL}"
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that are no more left half written in ``folder``."""
+    """Remove what processes that are no more left half written in ``folder``; of another machine's, what is old."""
     for path in folder.glob(f".*{PARTIAL}"):
-        process = path.name.removesuffix(PARTIAL).rpartition(".")[2]
-        if process.isdigit() and not _is_running(int(process)):
+        rest, _, process = path.name.removesuffix(PARTIAL).rpartition(".")
+        if process.isdigit() and (
+            not _is_running(int(process)) if rest.endswith(f".{_host()}") else _age(path) > ABANDONED
+        ):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    """This machine's name, without dots."""
+    return socket.gethostname().replace(".", "-")
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was changed; 0 where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _is_running(process: int) -> bool:

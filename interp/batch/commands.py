@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,12 +27,13 @@ def add_batch_commands(app: typer.Typer) -> None:
 
 def batch(
     plan: Annotated[Path, typer.Argument(help="TOML file of the plan; docs/batch.md has its keys.")],
-    engine: Annotated[str, typer.Option(help="local.")] = "local",
+    engine: Annotated[str, typer.Option(help="local, or ray: on a Ray cluster (docs/scale.md).")] = "local",
     workers: Annotated[
-        int | None, typer.Option(help="Processes, each with its model (default: one, or one for each GPU).")
+        int | None,
+        typer.Option(help="Each has its model (default: one, or one for each GPU; of ray: all there is room for)."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each worker (default: the cores shared among them).")
+        int | None, typer.Option(help="Threads of each worker (default: the cores shared among them; of ray one).")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Do what is missing in the output folder.")] = False,
     retry_failed: Annotated[
@@ -64,15 +66,17 @@ def batch(
     from interp.batch.run import run_batch
 
     try:
-        summary = run_batch(
-            made,
-            engine=engine,
-            workers=workers,
-            threads=threads,
-            resume=resume,
-            retry_failed=retry_failed,
-            progress=not quiet,
-        )
+        # Ray prints what happens to its machines; on stdout is the summary alone.
+        with redirect_stdout(sys.stderr):
+            summary = run_batch(
+                made,
+                engine=engine,
+                workers=workers,
+                threads=threads,
+                resume=resume,
+                retry_failed=retry_failed,
+                progress=not quiet,
+            )
     except KeyboardInterrupt:
         typer.echo(f"what is finished is kept in {made.output}; --resume does the rest", err=True)
         raise

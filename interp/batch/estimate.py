@@ -91,6 +91,7 @@ def estimate(plan: Plan, *, workers: int = 1, progress: bool = True) -> Estimate
     Raises:
         InputError: the plan cannot be run, ``workers`` is no number of them, or a model of it cannot be loaded.
     """
+    from interp.loading.load import chosen_device
     from interp.loading.quiet import without_loading_bar
 
     if type(workers) is not int or workers < 1:
@@ -100,7 +101,7 @@ def estimate(plan: Plan, *, workers: int = 1, progress: bool = True) -> Estimate
     if folder.holds_batch:
         folder.manifest()
         finished = folder.finished()
-    work = work_of(plan, folder.checksums(), progress=progress)
+    work = work_of(plan, folder.checksums(), chosen_device(plan.device).type, progress=progress)
     left = [unit for unit in work.units if unit.id not in finished]
     counts: dict[str, int] = {}
     for ref in plan.models:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.batch.units import SCHEMA, Unit
 from interp.errors import InputError, RunError
-from interp.folders import WriteError, remove_partial, write_folder, write_together
+from interp.folders import WriteError, flush, partial_path, remove_partial, write_folder, write_together
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -212,6 +212,26 @@ class BatchFolder:
                 yield
             finally:
                 file.truncate(0)
+
+    @contextmanager
+    def token(self, secret: str) -> Iterator[Path]:
+        """While it lasts, a file that holds ``secret`` lies here, by which other machines know the folder.
+
+        Its name is that of a half-written file: the next run removes what a killed one left.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        path = partial_path(self.path, "token")
+        try:
+            path.write_text(secret, encoding="utf-8")
+            flush(path)
+        except OSError as error:
+            raise WriteError(f"cannot write into {self.path}: {error.strerror}") from error
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ def run_batch(
 
     Args:
         plan: of ``read_plan`` or ``make_plan``, or the path of its TOML file.
-        engine: "local".
-        workers: processes, each with a model of its own; None: one, or one for each GPU. One works in this process.
-        threads: of each worker; None: this process's own, or the cores shared among the workers.
+        engine: "local": on this machine; "ray": on the Ray cluster that RAY_ADDRESS names, or that this machine is in.
+        workers: each has a model of its own. None: of "local" one, or one for each GPU; of "ray" one for each GPU of the
+            cluster, or as many as its cores allow. One worker of "local" works in this process.
+        threads: of each worker. None: of "local" this process's own, or the cores shared among the workers; of "ray" one.
         resume: go on with what the output folder holds. Without, a folder that holds a batch is refused.
         retry_failed: try units again that failed in an earlier run.
         progress: show a progress bar on stderr.
@@ -50,7 +52,6 @@ def run_batch(
         RunError: the work cannot go on, as when the disk is full. What was finished is kept.
     """
     from interp.batch.engines import ENGINES
-    from interp.batch.engines.local import gpus, threads_of
     from interp.loading.quiet import without_loading_bar
 
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
@@ -59,23 +60,23 @@ def run_batch(
     for name, value in (("workers", workers), ("threads", threads)):
         if value is not None and (type(value) is not int or value < 1):
             raise InputError(f"{name}: expected an integer of at least 1, got {value!r}")
+    opening = ENGINES[engine](plan.device, workers, threads)
     folder = BatchFolder(plan.output)
     _check_folder(folder, resume)
-    with folder.locked():
+    with folder.locked(), opening as place:
         folder.clean()
-        work = _work(plan, folder, progress=progress)
-        count = workers or (max(1, gpus()) if plan.device in ("auto", "cuda") else 1)
-        used = threads or threads_of(count)
-        order = Order(str(folder.path.resolve()), plan.kind, plan.settings.as_json(), plan.device, plan.dtype, used)
+        work = _work(plan, folder, place.device_type, progress=progress)
+        settings = plan.settings.as_json()
+        order = Order(str(folder.path.resolve()), plan.kind, settings, place.device, plan.dtype, place.threads)
         with without_loading_bar():
             return _run(
                 plan,
                 folder,
                 work,
-                lambda units: ENGINES[engine](order, units, count),
+                partial(place.run, order),
                 retry_failed=retry_failed,
                 progress=progress,
-                facts={"engine": engine, "workers": count, "threads": used or _own_threads()},
+                facts={"engine": engine, "workers": place.workers, "threads": place.threads or _own_threads()},
             )
 
 
@@ -91,11 +92,11 @@ def _check_folder(folder: BatchFolder, resume: bool) -> None:
         )
 
 
-def _work(plan: Plan, folder: BatchFolder, *, progress: bool) -> Work:
+def _work(plan: Plan, folder: BatchFolder, device: str, *, progress: bool) -> Work:
     """The plan's units; refused where the store was begun with other versions."""
     known = folder.checksums()
     before = dict(known)
-    work = work_of(plan, known, progress=progress)
+    work = work_of(plan, known, device, progress=progress)
     if known != before:
         folder.write_checksums(known)
     if folder.holds_batch and folder.finished():
@@ -132,6 +133,7 @@ def _run(
     folder.write_manifest(manifest, units_table(work.units))
     start = time.perf_counter()
     here = len(finished & units.keys())
+    done: set[str] = set()
     try:
         with (
             Bar(total=len(units), initial=here, unit="unit", what=f"batch {folder.path.name}", show=progress) as bar,
@@ -140,6 +142,8 @@ def _run(
             for outcome in outcomes:
                 if not outcome.is_done:
                     folder.write_error(units[outcome.unit], outcome.kind, outcome.message, outcome.trace)
+                else:
+                    done.add(outcome.unit)
                 this["done" if outcome.is_done else "failed"] += 1
                 this["positions"] += outcome.positions
                 bar.update()
@@ -147,8 +151,9 @@ def _run(
         this["seconds"] = round(time.perf_counter() - start, 3)
         this["ended"] = _now()
         folder.write_manifest(manifest)
-    finished = folder.finished()
-    failed = folder.failed()
+    # Where workers write from other machines, this one's view of the folder may be seconds old.
+    finished = folder.finished() | done
+    failed = folder.failed() - done
     errors = {unit.label: folder.error(unit.id)["message"] for unit in work.units if unit.id in failed}
     return Summary(
         folder.path,

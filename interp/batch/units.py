@@ -101,20 +101,25 @@ class Work:
     documents: int
 
 
-def work_of(plan: Plan, known: MutableMapping[str, str], *, progress: bool = False) -> Work:
+def used_versions() -> dict[str, str]:
+    """Versions here of the packages on which numbers may depend."""
+    from interp.versions import versions
+
+    return {name: version for name, version in versions().items() if name in VERSIONS}
+
+
+def work_of(plan: Plan, known: MutableMapping[str, str], device: str, *, progress: bool = False) -> Work:
     """The units of a plan: every document is read once, every file of a model unless its checksum is known.
 
     known: checksums of files, see ``model_files``; new ones are put there
+    device: the type of what the units are measured on
 
     Raises:
-        InputError: a model, a document or the device cannot be used.
+        InputError: a model or a document cannot be used.
     """
     from interp.batch.kinds import KINDS
-    from interp.loading.load import chosen_device
-    from interp.versions import versions
 
-    device = chosen_device(plan.device).type
-    used = {name: version for name, version in versions().items() if name in VERSIONS}
+    used = used_versions()
     groups: list[tuple[DocumentRef, ...]] = []
     count = characters = 0
     for entry in Bar(plan.texts, unit="text", what="read texts", show=progress and len(plan.texts) > 1):

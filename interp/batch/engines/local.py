@@ -8,23 +8,47 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from interp.batch.engines.schedule import Schedule
-from interp.batch.engines.worker import START, receive, send
+from interp.batch.engines.team import Death, Worker, do_units
+from interp.batch.engines.worker import START, THREAD_VARIABLES, receive, send
 from interp.batch.shard import Order, Outcome, ShardRunner
 from interp.batch.units import Unit
-from interp.errors import RunError
-from interp.folders import WriteError
 
-ATTEMPTS = 2
-"""A unit whose worker died is tried by another one: the first may have died of something else."""
 PATIENCE = 10.0
 """Seconds in which a worker must end when it is asked to."""
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Local:
+    """See ``interp.batch.engines.Engine``."""
+
+    device: str
+    device_type: str
+    workers: int
+    threads: int | None
+
+    def run(self, order: Order, units: Sequence[Unit]) -> Iterator[Outcome]:
+        return run_here(order, units) if self.workers == 1 else run_in_processes(order, units, self.workers)
+
+
+@contextlib.contextmanager
+def on_this_machine(device: str, workers: int | None, threads: int | None) -> Iterator[Local]:
+    """workers: None: one, or one for each GPU. One works in this process.
+
+    threads: of each worker; None: this process's own, or the cores shared among the workers
+
+    Raises:
+        InputError: the device cannot be used.
+    """
+    from interp.loading.load import chosen_device
+
+    count = workers or (max(1, gpus()) if device in ("auto", "cuda") else 1)
+    yield Local(device, chosen_device(device).type, count, threads or threads_of(count))
 
 
 def run_here(order: Order, units: Sequence[Unit]) -> Iterator[Outcome]:
@@ -40,40 +64,7 @@ def run_here(order: Order, units: Sequence[Unit]) -> Iterator[Outcome]:
 
 def run_in_processes(order: Order, units: Sequence[Unit], workers: int) -> Iterator[Outcome]:
     """In so many processes, each with its model, one GPU each where there are several."""
-    schedule = Schedule(units)
-    attempts: dict[str, int] = {}
-    count = min(workers, len(units))
-    running: list[_Worker] = []
-    try:
-        running += [_Worker.start(_order_of(order, number), number) for number in range(count)]
-        while running:
-            for ready in wait([worker.connection for worker in running]):
-                worker = next(each for each in running if each.connection is ready)
-                try:
-                    answer = receive(worker.connection)
-                except (EOFError, ConnectionResetError):
-                    running.remove(worker)
-                    outcome = _died(worker, schedule, attempts)
-                    if outcome is not None:
-                        yield outcome
-                    if schedule.has_units:
-                        running.append(_Worker.start(worker.order, worker.number))
-                    continue
-                if "stopped" in answer:
-                    raise WriteError(answer["stopped"])
-                worker.is_ready = True
-                if "outcome" in answer:
-                    worker.unit = None
-                    yield Outcome(**answer["outcome"])
-                if not worker.give(schedule):
-                    running.remove(worker)
-                    worker.end()
-    finally:
-        for worker in running:
-            worker.connection.close()
-            worker.process.terminate()
-        for worker in running:
-            worker.end()
+    return do_units(units, workers, _Processes(order))
 
 
 def threads_of(workers: int) -> int | None:
@@ -96,20 +87,29 @@ def _order_of(order: Order, number: int) -> Order:
     return replace(order, device=f"cuda:{number % count}") if count and order.device in ("auto", "cuda") else order
 
 
-@dataclass(eq=False)
-class _Worker:
-    """A worker process. unit: what it does; then: what it will do after that, and reads meanwhile."""
-
+@dataclass(eq=False, kw_only=True)
+class _Process(Worker):
     process: subprocess.Popen[bytes]
     connection: Connection
-    order: Order
-    number: int
-    unit: Unit | None = None
-    then: Unit | None = None
-    is_ready: bool = False
 
-    @classmethod
-    def start(cls, order: Order, number: int) -> _Worker:
+    def end(self) -> None:
+        """Its socket is closed, at which it ends when its unit is done."""
+        self.connection.close()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class _Processes:
+    """Workers that are processes; see ``Team``."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+
+    def start(self, number: int) -> _Process:
+        order = _order_of(self.order, number)
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         if order.threads is not None:
@@ -123,54 +123,36 @@ class _Worker:
                 # Ctrl-C is for the run, which ends its workers.
                 start_new_session=True,
             )
-        worker = cls(process, Connection(ours.detach()), order, number)
-        send(worker.connection, order.as_json())
+        worker = _Process(number, process=process, connection=Connection(ours.detach()))
+        self.tell(worker, order.as_json())
         return worker
 
-    def give(self, schedule: Schedule) -> bool:
-        """The next unit; False where there is none left."""
-        unit = self.then or schedule.take(None)
-        if unit is None:
-            return False
-        self.unit, self.then = unit, schedule.take(unit)
-        told: dict[str, Any] = {"unit": unit.as_json(), "then": None if self.then is None else self.then.as_json()}
-        # One that died meanwhile is found by its closed socket, and its units are given back.
+    def tell(self, worker: _Process, told: Mapping[str, Any]) -> None:
+        # A worker that died closed its end, which the next answers tell.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            send(self.connection, told)
-        return True
+            send(worker.connection, told)
 
-    def end(self) -> None:
-        self.connection.close()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+    def answers(self, workers: Sequence[_Process]) -> Iterator[tuple[_Process, dict[str, Any] | Death]]:
+        by_connection = {worker.connection: worker for worker in workers}
+        for ready in wait(list(by_connection)):
+            worker = by_connection[ready]  # type: ignore[index]
+            try:
+                content = receive(worker.connection)
+            except (EOFError, ConnectionResetError):
+                worker.end()
+                yield worker, Death(_how(worker.process.returncode))
+            else:
+                yield worker, content
 
+    def end(self, worker: _Process) -> None:
+        worker.end()
 
-def _died(worker: _Worker, schedule: Schedule, attempts: dict[str, int]) -> Outcome | None:
-    """A worker is gone: what it had is given back, or has failed, where it was its second one.
-
-    Raises:
-        RunError: it died before it could do anything.
-    """
-    worker.end()
-    how = _how(worker.process.returncode)
-    if not worker.is_ready:
-        raise RunError(f"a worker could not start ({how}); what it said stands above")
-    for unit in (worker.then, worker.unit):
-        if unit is None:
-            continue
-        if unit is worker.unit:
-            attempts[unit.id] = attempts.get(unit.id, 0) + 1
-            if attempts[unit.id] == ATTEMPTS:
-                message = (
-                    f"the worker died in this unit ({how}), {ATTEMPTS} times; if memory ran out, use fewer workers, a "
-                    "shorter window or a smaller dtype"
-                )
-                return Outcome(unit.id, 0.0, 0, "WorkerDied", message)
-        schedule.give_back(unit)
-    return None
+    def stop(self, workers: Sequence[_Process]) -> None:
+        for worker in workers:
+            worker.connection.close()
+            worker.process.terminate()
+        for worker in workers:
+            worker.end()
 
 
 def _how(code: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +72,24 @@ def test_workers_write_the_same_shards_also_where_one_is_killed(
     model_folder: Path, tmp_path: Path, alone: dict, monkeypatch: pytest.MonkeyPatch
 ):
     plan = small_plan(model_folder, tmp_path, documents=12)
-    started: list[local._Worker] = []
-    given: list[int] = []
-    start, give = local._Worker.start.__func__, local._Worker.give
+    started: list[local._Process] = []
+    given: list[Mapping[str, Any]] = []
+    plain_start, plain_tell = local._Processes.start, local._Processes.tell
 
-    def started_one(cls: type, *arguments: Any) -> local._Worker:
-        started.append(start(cls, *arguments))
+    def start(self: local._Processes, number: int) -> local._Process:
+        started.append(plain_start(self, number))
         return started[-1]
 
-    def given_one(self: local._Worker, schedule: Schedule) -> bool:
+    def tell(self: local._Processes, worker: local._Process, told: Mapping[str, Any]) -> None:
         """The worker that started first is killed as soon as it has its second unit."""
-        has_one = give(self, schedule)
-        if self is started[0]:
-            given.append(self.process.pid)
+        plain_tell(self, worker, told)
+        if "unit" in told and worker is started[0]:
+            given.append(told)
             if len(given) == 2:
-                os.kill(self.process.pid, signal.SIGKILL)
-        return has_one
+                os.kill(worker.process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(local._Worker, "start", classmethod(started_one))
-    monkeypatch.setattr(local._Worker, "give", given_one)
+    monkeypatch.setattr(local._Processes, "start", start)
+    monkeypatch.setattr(local._Processes, "tell", tell)
     summary = run_batch(plan, workers=2, threads=1, progress=False)
     assert summary.is_complete, summary
     assert shards(contents(plan.output)) == shards(alone)
@@ -164,13 +164,13 @@ def test_a_worker_that_dies_between_two_units_is_replaced(monkeypatch: pytest.Mo
 def test_closing_the_outcomes_ends_the_workers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(local, "START", WORKER.replace("DO", "import time; time.sleep(60)"))
     started: list[int] = []
-    plain = local._Worker.end
+    plain = local._Process.end
 
-    def end(self: local._Worker) -> None:
+    def end(self: local._Process) -> None:
         plain(self)
         started.append(self.process.returncode)
 
-    monkeypatch.setattr(local._Worker, "end", end)
+    monkeypatch.setattr(local._Process, "end", end)
     outcomes = local.run_in_processes(ORDER, units_of(a=3, b=1), 2)
     next(outcomes)
     outcomes.close()  # pyright: ignore[reportAttributeAccessIssue]

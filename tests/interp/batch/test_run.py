@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -288,13 +291,26 @@ def test_what_a_killed_run_left_half_written_is_removed_and_never_read(model_fol
     before = contents(plan.output)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    half = plan.output / "shards" / f".{'0' * 32}.{gone.pid}.partial"
+    here = socket.gethostname().replace(".", "-")
+    half = plan.output / "shards" / f".{'0' * 32}.{here}.{gone.pid}.partial"
     half.mkdir()
     (half / "scores.parquet").write_bytes(b"PAR1")
-    (plan.output / f".manifest.json.{gone.pid}.partial").write_text("{", encoding="utf-8")
+    (plan.output / f".manifest.json.{here}.{gone.pid}.partial").write_text("{", encoding="utf-8")
     assert len(open_store(plan.output).to_frame()) > 0
     run_batch(plan, resume=True, progress=False)
     assert contents(plan.output) == before
+
+
+def test_what_another_machine_writes_is_left_alone_until_it_is_old(model_folder: Path, tmp_path: Path):
+    plan = small_plan(model_folder, tmp_path, documents=1)
+    run_batch(plan, progress=False)
+    # Of this process, which runs: on the other machine it is another one.
+    halves = [plan.output / "shards" / f".{n * 32}.elsewhere.{os.getpid()}.partial" for n in "01"]
+    for half in halves:
+        half.mkdir()
+    os.utime(halves[0], (time.time() - 7200,) * 2)
+    run_batch(plan, resume=True, progress=False)
+    assert [half.exists() for half in halves] == [False, True]
 
 
 def test_a_store_begun_with_other_versions_is_not_gone_on_with(model_folder: Path, tmp_path: Path):
