@@ -47,6 +47,9 @@ def killed(plan: Plan, chance: random.Random, span: float, most: int) -> int:
     kills = 0
     while kills < most:
         child = begin(plan)
+        # From the second on it is there already: at least one is killed that had begun its work.
+        while kills and not (plan.output / "manifest.json").exists():
+            time.sleep(0.001)
         time.sleep(chance.uniform(0, span))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)

@@ -146,16 +146,18 @@ def test_a_full_disk_in_a_worker_ends_the_run_and_its_fellows(monkeypatch: pytes
 
 def test_a_worker_that_dies_between_two_units_is_replaced(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(local, "START", WORKER.replace("DO", "pass"))
-    plain, killed = local._Worker.give, []
+    plain, killed = local._Processes.tell, []
 
-    def give(self: local._Worker, schedule: Schedule) -> bool:
-        if self.is_ready and not killed:
-            killed.append(self)
-            self.process.kill()
-            self.process.wait()
-        return plain(self, schedule)
+    def tell(self: local._Processes, worker: local._Process, told: Mapping[str, Any]) -> None:
+        """The worker is gone before it is told its second unit."""
+        if worker.is_ready and "unit" in told:
+            killed.append(worker)
+            if len(killed) == 2:
+                worker.process.kill()
+                worker.process.wait()
+        plain(self, worker, told)
 
-    monkeypatch.setattr(local._Worker, "give", give)
+    monkeypatch.setattr(local._Processes, "tell", tell)
     outcomes = list(local.run_in_processes(ORDER, units_of(a=4), 1))
     assert sorted(outcome.unit for outcome in outcomes) == ["a0", "a1", "a2", "a3"]
     assert all(outcome.is_done for outcome in outcomes)
