@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Raised when the tables of a shard change their meaning. docs/batch.md says what they are."""
-VERSIONS = ("interp", "torch", "transformers", "tokenizers", "numba", "triton")
-"""Packages of whose versions numbers may depend."""
 PLACE = ("unit", "model", "checkpoint", "step")
 """The first columns of every table of a shard."""
 
@@ -111,10 +109,10 @@ def work_of(plan: Plan, known: MutableMapping[str, str], *, progress: bool = Fal
     """
     from interp.batch.kinds import KINDS
     from interp.loading.load import chosen_device
-    from interp.versions import versions
+    from interp.versions import NUMERIC, versions
 
     device = chosen_device(plan.device).type
-    used = {name: version for name, version in versions().items() if name in VERSIONS}
+    used = {name: version for name, version in versions().items() if name in NUMERIC}
     groups: list[tuple[DocumentRef, ...]] = []
     count = characters = 0
     for entry in Bar(plan.texts, unit="text", what="read texts", show=progress and len(plan.texts) > 1):
