@@ -12,6 +12,10 @@ from interp import __version__
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "numba", "pandas", "plotly", "triton", "transformer-lens")
 
 
+NUMERIC = ("interp", "torch", "transformers", "tokenizers", "numba", "triton")
+"""Packages of whose versions measured numbers may depend, to their last digits: a run that goes on needs the same."""
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that numbers depend on."""
     return dict(_installed(PACKAGES))

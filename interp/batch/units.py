@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Raised when the tables of a shard change their meaning. docs/batch.md says what they are."""
-VERSIONS = ("interp", "torch", "transformers", "tokenizers", "numba", "triton")
-"""Packages of whose versions numbers may depend."""
 PLACE = ("unit", "model", "checkpoint", "step")
 """The first columns of every table of a shard."""
 
@@ -103,9 +101,9 @@ class Work:
 
 def used_versions() -> dict[str, str]:
     """Versions here of the packages on which numbers may depend."""
-    from interp.versions import versions
+    from interp.versions import NUMERIC, versions
 
-    return {name: version for name, version in versions().items() if name in VERSIONS}
+    return {name: version for name, version in versions().items() if name in NUMERIC}
 
 
 def work_of(plan: Plan, known: MutableMapping[str, str], device: str, *, progress: bool = False) -> Work:

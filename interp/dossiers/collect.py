@@ -83,9 +83,12 @@ def head_dossiers(
     kept = None
     if folder is not None:
         from interp.heads.retrieval_folder import fingerprint
+        from interp.versions import NUMERIC
 
-        same = {"settings": settings.as_json(), "model": model.facts(), "weights": fingerprint(model)}
-        kept = RunFolder(Path(folder).expanduser(), same)
+        facts = model.facts()
+        versions = {name: version for name, version in facts.pop("versions").items() if name in NUMERIC}
+        same = {"settings": settings.as_json(), "model": facts, "weights": fingerprint(model)}
+        kept = RunFolder(Path(folder).expanduser(), same, versions)
     total = None
     with Bar(unit="token", what=f"dossiers {model.name}", show=progress) as bar:
         for number, group in enumerate(parts_of(passages_of(model, passages, settings.longest))):

@@ -23,25 +23,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUN, PARTS, SOURCE = "run.json", "parts", "source"
-FORMAT = "interp.dossier_run.1"
+FORMAT = "interp.dossier_run.2"
 
 
 class RunFolder:
     """The finished parts of one run.
 
+    settings: what the parts depend on; versions: of the libraries that their numbers depend on
+
     Raises:
-        InputError: the folder cannot be written, or holds the parts of other settings, or of something else.
+        InputError: the folder cannot be written, or holds the parts of other settings or versions, or of something else.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], versions: Mapping[str, str]) -> None:
         self.folder = folder
         # As a file gives them back, so that what was read and what is asked for compare.
-        asked = json.loads(json.dumps(dict(settings), default=str))
+        asked = json.loads(json.dumps({"settings": dict(settings), "versions": dict(versions)}, default=str))
         check_output_folder(folder, RUN, "run of head dossiers", overwrite=True, how="")
         if (folder / RUN).exists():
             self._check(folder / RUN, asked)
         else:
-            text = json.dumps({"format": FORMAT, "settings": asked}, indent=1, ensure_ascii=False) + "\n"
+            text = json.dumps({"format": FORMAT, **asked}, indent=1, ensure_ascii=False) + "\n"
             write_together(folder, {RUN: lambda path: path.write_text(text, encoding="utf-8")}, "run of head dossiers")
 
     def finished(self, number: int, sha256: str) -> Part | None:
@@ -91,18 +93,38 @@ class RunFolder:
     def _check(self, path: Path, asked: dict[str, Any]) -> None:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            found = content["settings"] if content["format"] == FORMAT else None
+            format_of = content["format"]
+            settings, versions = (dict(content[name]) for name in asked) if format_of == FORMAT else ({}, {})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error}); give another folder") from error
-        if not isinstance(found, dict):
-            raise InputError(f"{path} was not written by this interp; give another folder")
-        there, wanted = dict(_flat(found)), dict(_flat(asked))
-        differing = [name for name in sorted(there.keys() | wanted.keys()) if there.get(name) != wanted.get(name)]
-        if differing:
-            said = "; ".join(
-                f"{name}: {there.get(name)!r:.60} there, {wanted.get(name)!r:.60} asked for" for name in differing
+        if format_of != FORMAT:
+            raise InputError(
+                f"{path} has the format {format_of!r:.60}, this interp goes on with {FORMAT!r}; finish the run with the interp "
+                "that began it, or give another folder"
             )
+        differing = _differing(settings, asked["settings"])
+        if differing:
+            said = "; ".join(f"{name}: {there!r:.60} there, {here!r:.60} asked for" for name, there, here in differing)
             raise InputError(f"{self.folder} holds parts of another run ({said}); give the same, or another folder")
+        differing = _differing(versions, asked["versions"])
+        if differing:
+            said = ", ".join(
+                f"{name} {there or 'none'} there, {here or 'none'} here" for name, there, here in differing
+            )
+            raise InputError(
+                f"{self.folder} was begun with other versions ({said}), and numbers may differ in their last digits; install "
+                "these and go on, or give another folder, in which all is measured anew"
+            )
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Names whose values differ, with both."""
+    left, right = dict(_flat(there)), dict(_flat(here))
+    return [
+        (name, left.get(name), right.get(name))
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name)
+    ]
 
 
 def _flat(settings: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:

@@ -219,6 +219,22 @@ def test_a_folder_of_another_run_is_refused(model: HookedModel, tmp_path: Path) 
         interp.head_dossiers(model, texts(6), folder=tmp_path, seed=1, **options)
     with pytest.raises(InputError, match="was measured on other passages; give the same ones in the same order"):
         interp.head_dossiers(model, texts(6)[::-1], folder=tmp_path, **options)
+    run = tmp_path / "run.json"
+    content = json.loads(run.read_text("utf-8"))
+    # What only draws or stores may change between two runs.
+    assert set(content["versions"]) <= {"interp", "torch", "transformers", "tokenizers", "numba", "triton"}
+    assert "plotly" not in run.read_text("utf-8")
+    run.write_text(json.dumps({**content, "versions": {**content["versions"], "torch": "1.0"}}), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"begun with other versions \(torch 1\.0 there, .* here\).* install these and go on, or"
+    ):
+        interp.head_dossiers(model, texts(6), folder=tmp_path, **options)
+    run.write_text(json.dumps({**content, "format": "interp.dossier_run.1"}), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"has the format 'interp\.dossier_run\.1', .* finish the run with the interp that began it"
+    ):
+        interp.head_dossiers(model, texts(6), folder=tmp_path, **options)
+    run.write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "parts" / "00000" / "kept.parquet").write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"00000 cannot be read .* delete it, and that part is measured again"):
         interp.head_dossiers(model, texts(6), folder=tmp_path, **options)
