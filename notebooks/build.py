@@ -29,7 +29,7 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
@@ -117,7 +117,7 @@ def style(path: Path, *, mend: bool) -> list[str]:
 def executed(book: NotebookNode) -> NotebookNode:
     """The notebook run from the root of the project by this interpreter, whatever kernels are registered.
 
-    Exits with the cell's own error where one fails, and where one writes to stderr, as warnings do.
+    Exits with the cell's own error where one fails or takes more than ``SECONDS``, and where one writes to stderr, as warnings do.
     """
     fresh = deepcopy(book)
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +149,7 @@ def executed(book: NotebookNode) -> NotebookNode:
         try:
             # A client that is given its manager leaves the kernel running unless it is told otherwise.
             client.execute(env=environment, cleanup_kc=True)
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError) as error:
             sys.exit(str(error))
     for cell in code_cells(fresh):
         cell.execution_count = None
