@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
@@ -63,15 +64,18 @@ def main() -> None:
             print(f"{path.relative_to(ROOT)}: {SKIPPED}{lacking}")
             continue
         before = shape_of(book) if given.check else None
+        began = time.perf_counter()
         fresh = executed(book)
+        seconds = time.perf_counter() - began
         if given.check:
+            print(f"{path.relative_to(ROOT)}: {seconds:.0f} s")
             problems += [f"{path.name}: {problem}" for problem in stale(book, before, fresh)]
             continue
         add_pictures(fresh)
         kept = {NEEDS: book.metadata["interp"][NEEDS]} if needs(book) else {}
         fresh.metadata = nbformat.from_dict({**METADATA, "interp": {"code": code_hash(fresh), **kept}})
         path.write_text(nbformat.writes(fresh) + "\n", encoding="utf-8")
-        print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB, {seconds:.0f} s")
     if problems:
         sys.exit("\n".join([*problems, "build them again: python notebooks/build.py"]))
 
@@ -113,7 +117,7 @@ def style(path: Path, *, mend: bool) -> list[str]:
 def executed(book: NotebookNode) -> NotebookNode:
     """The notebook run from the root of the project by this interpreter, whatever kernels are registered.
 
-    Exits with the cell's own error where one fails, and where one writes to stderr, as warnings do.
+    Exits with the cell's own error where one fails or takes more than ``SECONDS``, and where one writes to stderr, as warnings do.
     """
     fresh = deepcopy(book)
     with tempfile.TemporaryDirectory() as folder:
@@ -126,6 +130,8 @@ def executed(book: NotebookNode) -> NotebookNode:
             # tqdm says so at its import where ipywidgets is not installed.
             "PYTHONWARNINGS": "ignore:IProgress not found",
             "HF_HUB_OFFLINE": "1",
+            # Models this small gain nothing by more threads, and where cores are shared they wait for one another.
+            "OMP_NUM_THREADS": "1",
         }
         # Without folders to look in, the kernel is ipykernel under sys.executable.
         specs = KernelSpecManager(kernel_dirs=[])
@@ -143,7 +149,7 @@ def executed(book: NotebookNode) -> NotebookNode:
         try:
             # A client that is given its manager leaves the kernel running unless it is told otherwise.
             client.execute(env=environment, cleanup_kc=True)
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError) as error:
             sys.exit(str(error))
     for cell in code_cells(fresh):
         cell.execution_count = None
