@@ -112,9 +112,10 @@ class HeadScores:
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write table, settings and report into ``folder``; see ``interp.store``."""
+        from interp.folders import checked_path
         from interp.store import save_scan
 
-        return save_scan(self, Path(folder), overwrite=overwrite)
+        return save_scan(self, checked_path("folder", folder), overwrite=overwrite)
 
     def __repr__(self) -> str:
         lines = [f"HeadScores({self.settings.get('model', {}).get('model', '?')})"]

@@ -39,7 +39,7 @@ from interp.flow.target import (
     tokens_out,
     tokens_read,
 )
-from interp.heads.token_classes import CLASSES, TokenClass, tokens_of
+from interp.heads.token_classes import CLASSES, TokenClass, checked_classes, tokens_of
 from interp.inputs.batch import Batch
 from interp.models.heads import head_counts, parse_heads
 from interp.progress import Bar
@@ -102,7 +102,7 @@ def norm_attention(
         RunError: NaN or infinity in the run.
     """
     wanted = _wanted(model, heads, layers)
-    if FIRST in classes:
+    if FIRST in checked_classes(classes):
         raise InputError(f"classes: {FIRST!r} is the class of each sequence's first token; give yours another name")
     batch = model.checked(inputs, beyond_context=beyond_context)
     sides = _Sides.of(model, batch, next(iter(wanted)))
