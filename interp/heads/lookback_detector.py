@@ -16,7 +16,8 @@ import pandas as pd
 
 from interp.errors import InputError
 from interp.heads.clusters import check_sklearn
-from interp.heads.lookback import SOURCE, WINDOW, LookbackRatios
+from interp.heads.lookback import SOURCE
+from interp.heads.lookback_ratios import WINDOW, LookbackRatios
 from interp.naming import head_name
 from interp.results.result import Result
 
