@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from interp.errors import InputError, RunError
 
@@ -22,6 +23,17 @@ ABANDONED = 3600.0
 
 class WriteError(RunError):
     """A result cannot be written: the disk is full, or not there any more."""
+
+
+def checked_path(what: str, given: Any) -> Path:
+    """A path as users give it, "~" written out.
+
+    Raises:
+        InputError: it is neither a text that says something nor a ``Path``.
+    """
+    if not isinstance(given, str | Path) or given == "":
+        raise InputError(f"{what}: expected a path, got {given!r:.60}")
+    return Path(given).expanduser()
 
 
 def check_output_folder(folder: Path, marker: str, what: str, *, overwrite: bool, how: str) -> None:

@@ -112,9 +112,21 @@ class HeadScores:
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write table, settings and report into ``folder``; see ``interp.store``."""
+        from interp.folders import checked_path
         from interp.store import save_scan
 
-        return save_scan(self, Path(folder), overwrite=overwrite)
+        return save_scan(self, checked_path("folder", folder), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> HeadScores:
+        """The scan that ``save``, or ``interp scan --out``, wrote into ``folder``; see ``interp.store``.
+
+        Raises:
+            InputError: there is none, it is damaged, or of a format that is not known.
+        """
+        from interp.store import load_scan
+
+        return load_scan(folder)
 
     def __repr__(self) -> str:
         lines = [f"HeadScores({self.settings.get('model', {}).get('model', '?')})"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from interp.errors import InputError
-from interp.folders import check_output_folder, write_together
+from interp.folders import check_output_folder, checked_path, write_together
 from interp.scores import COLUMNS, HeadScores
 
 TABLE, SETTINGS, REPORT = "scores.parquet", "scan.json", "report.html"
@@ -51,7 +51,7 @@ def load_scan(folder: str | Path) -> HeadScores:
     Raises:
         InputError: there is none, or it is damaged or of a format that this version does not know.
     """
-    folder = Path(folder)
+    folder = checked_path("folder", folder)
     if not (folder / SETTINGS).is_file():
         raise InputError(f"{folder} holds no scan (no {SETTINGS}); give a folder that interp scan --out wrote")
     try:

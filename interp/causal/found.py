@@ -26,6 +26,8 @@ def heads_above(scores: HeadScores, detector: str | None = None) -> list[str]:
     Raises:
         InputError: there is no such detector, or no head is above its threshold.
     """
+    if not isinstance(scores, HeadScores):
+        raise InputError(f"scores: expected the HeadScores of a scan, got {type(scores).__name__}")
     if detector is None:
         if len(scores.detectors) != 1:
             raise InputError(f"detector: say whose heads are meant, one of {', '.join(scores.detectors)}")

@@ -136,7 +136,8 @@ def importance(
     if not isinstance(normalize, bool):
         raise InputError(f"normalize: expected True or False, got {normalize!r}")
     name = _objective_name(model, objective)
-    if layers is not None and not model.wanted_layers(layers := tuple(layers)):
+    layers = tuple(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else layers
+    if layers is not None and not model.wanted_layers(layers):
         raise InputError("layers: give at least one, or leave it out for all of them")
     batches = _batches(model, inputs, beyond_context)
     if objective == "loss":

@@ -13,6 +13,7 @@ import pandas as pd
 from interp.causal.resampling import Interval, intervals, p_value, share_as_bad, standard_error
 from interp.errors import InputError
 from interp.results.result import Result
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -111,7 +112,7 @@ class Verification(Result):
             InputError: that size was not run.
         """
         size = max(self.sizes) if size is None else size
-        if size not in self.sizes:
+        if whole(size) is None or size not in self.sizes:
             raise InputError(f"size {size!r} was not run; there are {', '.join(map(str, self.sizes))}")
         here = self.table["size"] == size
         effects = self.values - self.values[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,8 @@ def verify(
     wanted = _sizes(sizes, len(found))
     chosen = as_task(model, task, text=text, samples=samples, seed=seed, worse=worse, what="verify")
     counts = head_counts(model.host.layers)
-    left_out = ordered_heads(exclude, counts) if exclude else []
+    is_empty = exclude is None or (isinstance(exclude, Sized) and len(exclude) == 0)
+    left_out = [] if is_empty else ordered_heads(exclude, counts)
     drawn = {
         size: control_sets(
             found[:size], [*found, *left_out], counts, controls, np.random.default_rng([seed, size]), strict=strict

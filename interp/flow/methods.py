@@ -15,6 +15,7 @@ from interp.flow.input_gradients import InputGradients, input_gradients
 from interp.flow.norm_attention import norm_attention
 from interp.flow.relevance import relevance
 from interp.flow.rollout import rollout
+from interp.flow.routes import routes
 from interp.naming import nearest
 
 if TYPE_CHECKING:
@@ -117,11 +118,24 @@ def attention_flow_scores(example: Example) -> np.ndarray:
     return found.flow[0]
 
 
+def routes_scores(example: Example) -> np.ndarray:
+    """Flow of each token at the input of the routes that end at the output; 0 where none leads."""
+    try:
+        found = routes(example.model, example.batch, example.position, beyond_context=example.beyond_context)
+    except InputError as error:
+        raise InputError(f"method 'routes': {error}; or name the others, without it, with methods=") from None
+    scores = np.zeros(example.batch.tokens)
+    reached = found.inputs()
+    scores[reached["position"].to_numpy()] = reached["flow"].to_numpy()
+    return scores
+
+
 METHODS: dict[str, Method] = {
     "attention": Method(attention_scores, "last layer, mean over heads; the baseline of arXiv 2005.00928"),
     "norm_attention": Method(norm_attention_scores, "last layer; Kobayashi et al., arXiv 2004.10102"),
     "rollout": Method(rollout_scores, "Abnar and Zuidema, arXiv 2005.00928"),
     "attention_flow": Method(attention_flow_scores, "Abnar and Zuidema, arXiv 2005.00928"),
+    "routes": Method(routes_scores, "Ferrando and Voita, arXiv 2403.00824"),
     "relevance": Method(relevance_scores, "Chefer et al., arXiv 2103.15679"),
     "gradient_norm": Method(gradient_norm_scores, "Simonyan et al., arXiv 1312.6034"),
     "gradient_x_input": Method(gradient_x_input_scores, "as in arXiv 2005.00928", is_signed=True),

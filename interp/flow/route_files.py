@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
+from interp.folders import checked_path
 
 if TYPE_CHECKING:
     from interp.flow.routes import Routes
@@ -63,13 +64,13 @@ def _in_xml(text: str) -> Iterator[str]:
             yield c
 
 
-def written(path: Path, text: str) -> Path:
+def written(path: str | Path, text: str) -> Path:
     """Write a text as UTF-8; returns its path.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it is no path, or cannot be written.
     """
-    path = path.expanduser()
+    path = checked_path("path", path)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
@@ -28,6 +27,8 @@ from interp.results.settings import inputs_of, settings_of
 from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import plotly.graph_objects as go
 
     from interp.models.hooked import HookedModel
@@ -99,13 +100,13 @@ class Routes(Result):
         """Write nodes, edges and settings as JSON."""
         from interp.flow.route_files import as_json, written
 
-        return written(Path(path), as_json(self))
+        return written(path, as_json(self))
 
     def to_graphml(self, path: str | Path) -> Path:
         """Write the graph as GraphML, for Gephi, yEd, networkx and the like; a node is called "<stage>.<position>"."""
         from interp.flow.route_files import as_graphml, written
 
-        return written(Path(path), as_graphml(self))
+        return written(path, as_graphml(self))
 
     def summary(self) -> str:
         tokens = ", ".join(

@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from interp.heads.divergence import HeadDivergences, divergences
     from interp.heads.head_tokens import HeadTokens, head_tokens
     from interp.heads.lag_curve import LagCurve, lag_curve
-    from interp.heads.logit_attribution import LogitAttribution, logit_attribution
-    from interp.heads.lookback import LookbackRatios, lookback
+    from interp.heads.logit_attribution import logit_attribution
+    from interp.heads.logit_attribution_result import LogitAttribution
+    from interp.heads.lookback import lookback
     from interp.heads.lookback_detector import LookbackDetector
+    from interp.heads.lookback_ratios import LookbackRatios
     from interp.heads.maps_score import MapsScores, maps_score
     from interp.heads.needles import Needle
     from interp.heads.ov_copying import OVCopying, ov_copying
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from interp.heads.pattern import Pattern, Tokens
     from interp.heads.recall import needle_recall
     from interp.heads.replay import Replay, replay
-    from interp.heads.retrieval import RetrievalHeads, RetrievalResult, retrieval
-    from interp.heads.sinks import Sinks, sinks
+    from interp.heads.retrieval import RetrievalHeads, retrieval
+    from interp.heads.retrieval_result import RetrievalResult
+    from interp.heads.sinks import sinks
+    from interp.heads.sinks_result import Sinks
     from interp.heads.surface import SurfaceStatistics, surface
     from interp.heads.trials import Trial, needle_trials
 
@@ -72,9 +76,9 @@ lazily(
         "HeadDivergences": "interp.heads.divergence",
         "HeadTokens": "interp.heads.head_tokens",
         "LagCurve": "interp.heads.lag_curve",
-        "LogitAttribution": "interp.heads.logit_attribution",
+        "LogitAttribution": "interp.heads.logit_attribution_result",
         "LookbackDetector": "interp.heads.lookback_detector",
-        "LookbackRatios": "interp.heads.lookback",
+        "LookbackRatios": "interp.heads.lookback_ratios",
         "MapsScores": "interp.heads.maps_score",
         "Needle": "interp.heads.needles",
         "OVCopying": "interp.heads.ov_copying",
@@ -82,8 +86,8 @@ lazily(
         "Pattern": "interp.heads.pattern",
         "Replay": "interp.heads.replay",
         "RetrievalHeads": "interp.heads.retrieval",
-        "RetrievalResult": "interp.heads.retrieval",
-        "Sinks": "interp.heads.sinks",
+        "RetrievalResult": "interp.heads.retrieval_result",
+        "Sinks": "interp.heads.sinks_result",
         "SurfaceStatistics": "interp.heads.surface",
         "Tokens": "interp.heads.pattern",
         "Trial": "interp.heads.trials",

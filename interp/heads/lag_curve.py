@@ -29,6 +29,7 @@ from interp.naming import head_name
 from interp.results.result import Result
 from interp.results.settings import checksum, settings_of
 from interp_kernels import LabelMatch, OffsetMass, Probe
+from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,7 @@ class LagCurve(Result):
         Raises:
             InputError: that lag was not measured.
         """
-        if lag not in self.lags:
+        if whole(lag) is None or lag not in self.lags:
             raise InputError(f"lag {lag!r} was not measured; these were: {list(self.lags)}")
         return self.curve[:, :, self.lags.index(lag)]
 

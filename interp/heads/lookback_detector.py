@@ -16,7 +16,8 @@ import pandas as pd
 
 from interp.errors import InputError
 from interp.heads.clusters import check_sklearn
-from interp.heads.lookback import SOURCE, WINDOW, LookbackRatios
+from interp.heads.lookback import SOURCE
+from interp.heads.lookback_ratios import WINDOW, LookbackRatios
 from interp.naming import head_name
 from interp.results.result import Result
 
@@ -68,7 +69,7 @@ class LookbackDetector(Result):
         check_sklearn()
         if not isinstance(penalty, int | float) or not 0 < penalty < float("inf"):
             raise InputError(f"penalty: expected a number above 0, got {penalty!r}")
-        features, places = _defined(ratios, window)
+        features, places = _defined(_checked(ratios), window)
         wanted = _labels(ratios, labels)
         y = np.array([min(wanted[s][start:stop]) for s, start, stop in places.itertuples(index=False)])
         if len(set(y.tolist())) < 2:
@@ -100,7 +101,7 @@ class LookbackDetector(Result):
         Raises:
             InputError: the ratios are of other layers or heads, or the sequences are too short.
         """
-        shape = ratios.ratios.shape[1:3]
+        shape = _checked(ratios).ratios.shape[1:3]
         if ratios.layers != self.layers or shape != self.coefficients.shape:
             raise InputError(
                 f"ratios: this detector was fitted on layers {list(self.layers)} of {self.coefficients.shape[1]} heads, and "
@@ -153,6 +154,12 @@ class LookbackDetector(Result):
             f"fitted on {self.windows} windows of {self.window} new tokens, {self.share:.0%} borne out by the context\n"
             f"for it speak {', '.join(named[-3:][::-1])}; against it {', '.join(named[:3])}"
         )
+
+
+def _checked(ratios: Any) -> LookbackRatios:
+    if not isinstance(ratios, LookbackRatios):
+        raise InputError(f"ratios: expected those that interp.heads.lookback gives, got {type(ratios).__name__}")
+    return ratios
 
 
 def _defined(ratios: LookbackRatios, window: int) -> tuple[np.ndarray, pd.DataFrame]:

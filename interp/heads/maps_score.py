@@ -58,17 +58,17 @@ class MapsScores(Result):
     chance: float
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each head: layer, head, score, stderr (over the pairs), median_rank, chance."""
+        """One row for each head: layer, head, score, stderr (over the pairs; NaN of one), median_rank, chance."""
         import pandas as pd
 
         layer, head = np.indices(self.scores.shape)
-        score = self.scores.ravel()
+        score, pairs = self.scores.ravel(), len(self.pairs)
         frame = pd.DataFrame(
             {
                 "layer": [self.layers[at] for at in layer.ravel()],
                 "head": head.ravel(),
                 "score": score,
-                "stderr": np.sqrt(score * (1 - score) / max(1, len(self.pairs) - 1)),
+                "stderr": np.sqrt(score * (1 - score) / (pairs - 1)) if pairs > 1 else np.nan,
                 "median_rank": self.ranks.ravel(),
                 "chance": self.chance,
             }

@@ -167,7 +167,15 @@ def distance_divergence(one: HeadProfile, other: HeadProfile) -> DistanceDiverge
         JS = 1/2 sum_c p_c ln(p_c / m_c) + 1/2 sum_c q_c ln(q_c / m_c)
 
     A longer text has keys at distances that a shorter one lacks; ``chance`` says how much of the difference that makes.
+
+    Raises:
+        InputError: one of them is no ``HeadProfile``.
     """
+    from interp.views.head_profile import HeadProfile
+
+    for name, given in (("one", one), ("other", other)):
+        if not isinstance(given, HeadProfile):
+            raise InputError(f"{name}: expected what interp.views.head_profile gives, got {type(given).__name__}")
     bins = max(len(one.distance), len(other.distance))
 
     def wide(x: np.ndarray) -> Tensor:

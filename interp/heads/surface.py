@@ -8,7 +8,7 @@ entropy of the rows. All of it comes from probes in one forward run, O(T) memory
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.heads.chance import uniform_stats
-from interp.heads.token_classes import CLASSES, TokenClass, members
+from interp.heads.token_classes import CLASSES, TokenClass, checked_classes, members
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
 from interp.inputs.windows import Windows
@@ -82,9 +82,8 @@ class SurfaceStatistics(Result):
         """A panel a statistic: a dot a head over its layer, and chance as a line; see ``interp.plots.surface``."""
         from interp.plots.surface import surface_panels
 
-        chosen = (
-            [statistics] if isinstance(statistics, str) else self.statistics if statistics is None else list(statistics)
-        )
+        given = self.statistics if statistics is None else statistics
+        chosen = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else []
         if not chosen:
             raise InputError(f"statistics: expected at least one of {', '.join(self.statistics)}")
         return surface_panels(self, chosen)
@@ -150,9 +149,7 @@ def surface(
         InputError: inputs, layers or classes that do not fit.
     """
     wanted = _layers(model, layers)
-    if not isinstance(classes, Mapping) or not all(isinstance(n, str) and callable(f) for n, f in classes.items()):
-        raise InputError(f"classes: expected names with a function of a token each, got {classes!r:.80}")
-    for name in classes:
+    for name in checked_classes(classes):
         if name in (*NAMES.values(), "entropy", "distance", "peak", "profile"):
             raise InputError(f"classes: {name!r} is the name of another statistic; give the class another name")
     batches = _batches(model, inputs, beyond_context)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from interp.errors import InputError
 from interp.inputs.batch import Batch
 from interp.inputs.tokens import Token, token_row
 
@@ -32,6 +33,17 @@ def is_punctuation(token: Token) -> bool:
 
 
 CLASSES: Mapping[str, TokenClass] = {"special": is_special, "punctuation": is_punctuation}
+
+
+def checked_classes(classes: Any) -> Mapping[str, TokenClass]:
+    """Classes as users give them, by name.
+
+    Raises:
+        InputError: they are no functions by name.
+    """
+    if not isinstance(classes, Mapping) or not all(isinstance(n, str) and callable(f) for n, f in classes.items()):
+        raise InputError(f"classes: expected names with a function of a token each, got {classes!r:.80}")
+    return classes
 
 
 def members(model: HookedModel, batch: Batch, is_member: TokenClass) -> Tensor:

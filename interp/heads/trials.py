@@ -10,28 +10,25 @@ arXiv 2404.15574, takes the last place before it, which in a short text may be f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from interp.errors import InputError
-from interp.heads.haystack import Haystack, after_a_sentence, built_in_haystack, haystack_of
+from interp.heads.haystack import Haystack, built_in_haystack, haystack_of
 from interp.heads.needles import Needle, checked_needles
-from interp.inputs.tokens import NOWHERE, encoded, special_around
-from interp.naming import named_layers, nearest
+from interp.heads.prompts import Asked, Prompt, asked_for, prompt_kind
+from interp.naming import named_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from interp.models.hooked import HookedModel
 
-Prompt = Literal["auto", "cloze", "question", "chat"]
-PROMPTS = ("auto", "cloze", "question", "chat")
 
 NEW_TOKENS = 50
 """Longest answer of Wu et al. (arXiv 2404.15574), in tokens."""
@@ -43,11 +40,6 @@ LONGEST = 50_000
 
 LEAST_HAY = 16
 """Tokens of haystack in the shortest prompt where no lengths are given."""
-
-PLACE = "⟨haystack⟩"
-QUESTION = "\n\nAnswer from the text above. Question: {question}"
-ANSWER = "\nAnswer:"
-NEW_LINE = "\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,21 +72,6 @@ class Trial:
     stop: tuple[str, ...]
     max_new_tokens: int
     beyond_context: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """A needle as tokens, and what goes around a haystack with it."""
-
-    before: list[int]
-    needle: list[int]
-    answer: list[int]  # indices into needle
-    after: list[int]
-    stop: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        return len(self.before) + len(self.needle) + len(self.after)
 
 
 def needle_trials(
@@ -137,7 +114,7 @@ def needle_trials(
     wanted_depths = _depths(depths)
     made = checked_needles(needles, seed)
     kind = prompt_kind(prompt, tokenizer)
-    asked = [_asked(needle, number, kind, tokenizer, stop) for number, needle in enumerate(made)]
+    asked = [asked_for(needle, number, kind, tokenizer, stop) for number, needle in enumerate(made)]
     wanted_lengths = _lengths(model, lengths, longest, max(each.size for each in asked), max_new_tokens, beyond_context)
     hay = _haystack(haystack, tokenizer, max(wanted_lengths), seed)
     _check_haystack(hay, made, asked, wanted_lengths)
@@ -153,7 +130,7 @@ def _trial(
     length: int,
     depth: float,
     needle: int,
-    asked: _Asked,
+    asked: Asked,
     answer: str,
     hay: Haystack,
     max_new_tokens: int,
@@ -178,74 +155,6 @@ def _trial(
         max_new_tokens=max_new_tokens,
         beyond_context=beyond_context,
     )
-
-
-def _asked(
-    needle: Needle, number: int, kind: str, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] | None
-) -> _Asked:
-    ids, spans = after_a_sentence(f" {needle.statement}", tokenizer)
-    first, last = 1 + needle.start, 1 + needle.start + len(needle.answer)
-    if (spans == NOWHERE).all():
-        # Without spans, tokens are counted: those of the statement up to the answer, and up to its end.
-        before = (
-            len(after_a_sentence(" " + needle.statement[: needle.start].rstrip(), tokenizer)[0]) if first > 1 else 0
-        )
-        answer = list(range(before, len(after_a_sentence(f" {needle.statement}"[:last], tokenizer)[0])))
-    else:
-        answer = [n for n, (start, end) in enumerate(spans.tolist()) if start < last and end > first]
-    if not answer:
-        raise InputError(f"needles[{number}].answer: the tokenizer makes no tokens of {needle.answer!r}")
-    before, after = _around(needle, number, kind, tokenizer)
-    end = re.match(r"\s*[.!?。]", needle.statement[last - 1 :])
-    closes = kind == "cloze" and end is not None and end[0].strip() not in needle.answer
-    ends = (NEW_LINE, end[0].strip()) if closes and end is not None else (NEW_LINE,)
-    return _Asked(before, ids, answer, after, ends if stop is None else tuple(stop))
-
-
-def _around(needle: Needle, number: int, kind: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What stands before and after the haystack."""
-    if kind == "cloze":
-        if not needle.asked:
-            raise InputError(
-                f"needles[{number}]: its answer begins the statement, so that nothing leads up to it; give cloze="
-            )
-        return list(special_around(tokenizer)[0]), after_a_sentence(f" {needle.asked}", tokenizer)[0]
-    if needle.question is None:
-        raise InputError(
-            f"needles[{number}].question: a {kind} prompt asks a question, and there is none; give question="
-        )
-    question = QUESTION.format(question=needle.question)
-    if kind == "question":
-        return list(special_around(tokenizer)[0]), after_a_sentence(question + ANSWER, tokenizer)[0]
-    from interp.inputs.chat import written_out
-
-    message = {"role": "user", "content": PLACE + question}
-    text = written_out([message], tokenizer, add_generation_prompt=True)
-    if text.count(PLACE) != 1:
-        raise InputError(
-            f"prompt: the chat template writes the user's text {text.count(PLACE)} times; use prompt='question'"
-        )
-    before, after = text.split(PLACE)
-    opening = encoded(before, tokenizer, special=False).ids if before.strip() else list(special_around(tokenizer)[0])
-    return opening, after_a_sentence(after, tokenizer)[0]
-
-
-def prompt_kind(prompt: str, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """ "cloze", "question" or "chat", whichever "auto" stands for with this tokenizer.
-
-    Raises:
-        InputError: an unknown one, or a chat without a template.
-    """
-    if prompt not in PROMPTS:
-        raise InputError(f"prompt: unknown {prompt!r}; {nearest(str(prompt), PROMPTS)}")
-    has_template = bool(getattr(tokenizer, "chat_template", None))
-    if prompt == "chat" and not has_template:
-        raise InputError(
-            "prompt: 'chat' needs a tokenizer with a chat template, and this one has none; give 'question'"
-        )
-    if prompt == "auto":
-        return "chat" if has_template else "cloze"
-    return prompt
 
 
 def unfit(model: HookedModel) -> str | None:
@@ -361,7 +270,7 @@ def _haystack(given: str | Path | None, tokenizer: PreTrainedTokenizerBase, long
 def _check_haystack(
     hay: Haystack,
     needles: Sequence[Needle],
-    asked: Sequence[_Asked],
+    asked: Sequence[Asked],
     lengths: Sequence[int],
 ) -> None:
     most = max(lengths) - min(each.size for each in asked)

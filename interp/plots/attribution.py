@@ -13,7 +13,7 @@ from interp.plots.labels import token_label
 
 if TYPE_CHECKING:
     from interp.heads.head_tokens import HeadTokens
-    from interp.heads.logit_attribution import LogitAttribution
+    from interp.heads.logit_attribution_result import LogitAttribution
 
 COLOURS = {"heads": "#3b6fb6", "MLP": "#d98032", "bias": "#8a929e", "embedding": "#4d9a63"}
 UP, DOWN = "#b2182b", "#2166ac"

@@ -12,8 +12,8 @@ from interp.naming import head_name
 from interp.plots.labels import token_label
 
 if TYPE_CHECKING:
-    from interp.heads.lookback import LookbackRatios
     from interp.heads.lookback_detector import LookbackDetector
+    from interp.heads.lookback_ratios import LookbackRatios
 
 MOST_TOKENS = 200
 """New tokens that are written below the axis; of more the axis counts."""

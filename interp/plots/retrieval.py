@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from interp.naming import head_name
 
 if TYPE_CHECKING:
-    from interp.heads.retrieval import RetrievalResult
+    from interp.heads.retrieval_result import RetrievalResult
 
 CELL, NUMBERED_CELL, MOST_PIXELS = 56, 40, 620
 MARGIN = {"l": 60, "r": 90, "t": 40, "b": 56}

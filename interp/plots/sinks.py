@@ -13,7 +13,7 @@ from interp.errors import InputError
 from interp.naming import head_name
 
 if TYPE_CHECKING:
-    from interp.heads.sinks import Sinks
+    from interp.heads.sinks_result import Sinks
 
 RATE, MEDIAN, LARGEST, MASSIVE = "#2563a8", "#6b7280", "#c2410c", "#111111"
 

@@ -109,7 +109,7 @@ def distance_profiles(result: SurfaceStatistics, heads: Sequence[str]) -> go.Fig
     far = result.of("distance").head(SHOWN)
     farthest = [head_name(layer, int(head)) for layer, head in zip(far["layer"], far["head"], strict=True)]
     chosen = list(heads) or farthest
-    unknown = [head for head in chosen if head not in names]
+    unknown = [head for head in chosen if not isinstance(head, str) or head not in names]
     if unknown:
         raise InputError(f"heads: {unknown[0]!r} is not among those measured, written as {next(iter(names))!r}")
     edges = result.edges

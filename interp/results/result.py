@@ -6,10 +6,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     import plotly.graph_objects as go
 
@@ -57,9 +58,10 @@ class Result(ABC):
             InputError: the folder cannot be written, or holds a result already and ``overwrite`` is not set.
             RunError: the disk is full.
         """
+        from interp.folders import checked_path
         from interp.results.store import save_result
 
-        return save_result(self, Path(folder).expanduser(), overwrite=overwrite)
+        return save_result(self, checked_path("folder", folder), overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -68,9 +70,10 @@ class Result(ABC):
         Raises:
             InputError: there is none, it is damaged, or it is of another kind or version.
         """
+        from interp.folders import checked_path
         from interp.results.store import load_result
 
-        return load_result(cls, Path(folder).expanduser())
+        return load_result(cls, checked_path("folder", folder))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings.get('model', {}).get('model', '?')})\n{self.summary()}"

@@ -11,6 +11,7 @@ import pytest
 
 import interp
 from interp.errors import InputError, RunError
+from interp.heads import Pattern
 from interp.scores import COLUMNS, HeadScores
 from interp.store import check_folder, load_scan, save_scan
 
@@ -37,6 +38,20 @@ def test_round_trip(scores: HeadScores, stored: Path):
     pd.testing.assert_frame_equal(again.to_frame(), scores.to_frame())
     assert again.settings == scores.settings
     assert again.detectors == scores.detectors
+    of_class = HeadScores.load(str(stored))
+    pd.testing.assert_frame_equal(of_class.to_frame(), scores.to_frame())
+    assert of_class.settings == scores.settings
+    with pytest.raises(InputError, match="holds no scan"):
+        HeadScores.load(stored / "elsewhere")
+
+
+def test_a_pattern_of_ones_own_is_read_back_with_its_definition(own_model, tokenizer, tmp_path: Path):
+    pattern = Pattern("even", keys=lambda tokens: tokens.ids % 2 == 0, threshold=0.6)
+    found = interp.scan(interp.load(own_model("llama"), tokenizer=tokenizer), pattern, text="w5 w6 w7", progress=False)
+    found.save(tmp_path / "kept")
+    again = HeadScores.load(tmp_path / "kept").settings["methods"]["even"]
+    assert again == pattern.facts() == found.settings["methods"]["even"]
+    assert again["threshold"] == 0.6
 
 
 def test_files(scores: HeadScores, tmp_path: Path):

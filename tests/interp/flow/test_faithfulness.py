@@ -118,11 +118,17 @@ def test_each_method_has_the_scores_that_it_has_alone(own_model: Build):
     np.testing.assert_array_equal(effects(found, 0, "attention_flow"), flow.flow[0])
     row = model.maps(ids)[1].rows([-1])[0, :, 0].mean(0)
     np.testing.assert_allclose(effects(found, 0, "attention"), row, rtol=1e-6)
+    by_routes = effects(found, 0, "routes")
+    for position, value in enumerate(by_routes):
+        nodes = interp.flow.routes(model, ids).nodes.query(f"stage == 0 and position == {position}")["flow"]
+        assert value == (nodes.item() if len(nodes) else 0.0)
+    assert by_routes.sum() == pytest.approx(1.0)
 
 
 def test_methods_score_the_output_that_is_explained_and_not_the_last_one(own_model: Build):
     model, ids = interp.load(own_model("llama")), token_ids((1, 10))
-    found = faithfulness(model, ids, ["rollout", "attention_flow"], at=4, progress=False)
+    found = faithfulness(model, ids, ["rollout", "attention_flow", "routes"], at=4, progress=False)
+    assert effects(found, 0, "routes")[:5].sum() == pytest.approx(1.0)
     np.testing.assert_array_equal(effects(found, 0, "rollout"), interp.flow.rollout(model, ids, 4).of())
     np.testing.assert_array_equal(
         effects(found, 0, "attention_flow"), interp.flow.attention_flow(model, ids, 4).flow[0]
@@ -305,8 +311,8 @@ def test_methods_that_the_model_does_not_allow_are_left_out_with_the_reason_unle
     model = interp.load(transformers.BloomForCausalLM(config).eval())
     found = interp.flow.faithfulness(model, token_ids((1, 6)), progress=False)
     left_out = found.settings["constants"]["left_out"]
-    assert set(left_out) == {"norm_attention"}
-    assert "norm_attention" not in set(found.table()["method"])
+    assert set(left_out) == {"norm_attention", "routes"}
+    assert not set(left_out) & set(found.table()["method"])
     assert {"attention", "rollout", "relevance", "gradient_norm"} <= set(found.table()["method"])
     assert f"left out norm_attention: {left_out['norm_attention']}" in found.summary()
     with pytest.raises(InputError):

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 import interp
 from interp.errors import InputError
-from interp.flow.norm_attention import gram_matrices, norms_of_sums
 from interp.flow.norm_attention_result import NormAttention
+from interp.flow.norm_rows import gram_matrices, norms_of_sums
 from tests.interp.tiny import ARCHITECTURES as TINY
 from tests.interp.tiny import BERT, HEADS, right_padded, tiny_t5, token_ids
 from tests.interp.words import text_of, words_tokenizer
@@ -167,10 +167,8 @@ def test_padded_sequences_are_as_alone(side: Any):
 def test_keys_and_rows_in_parts_change_nothing(monkeypatch: pytest.MonkeyPatch):
     model, ids = interp.load(built("llama")), token_ids((2, T))
     whole = norm_attention(model, ids, "all", per_head=True)
-    # By its module: interp.flow.norm_attention is the function.
-    module = sys.modules["interp.flow.norm_attention"]
-    monkeypatch.setattr(module, "GRAM_NUMBERS", 2 * HEADS**2 * 5)
-    monkeypatch.setattr(module, "CHUNK_NUMBERS", 2 * HEADS * T * 4)
+    monkeypatch.setattr("interp.flow.norm_rows.GRAM_NUMBERS", 2 * HEADS**2 * 5)
+    monkeypatch.setattr("interp.flow.norm_rows.CHUNK_NUMBERS", 2 * HEADS * T * 4)
     parts = norm_attention(model, ids, "all", per_head=True)
     for name in ("weights", "norms", "head_weights", "head_norms"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-7)
@@ -319,6 +317,7 @@ def test_what_does_not_fit_is_refused(given: dict, message: str):
 
 def test_too_many_rows_are_refused_before_the_run(monkeypatch: pytest.MonkeyPatch):
     model = interp.load(built("llama"))
+    # By its module: interp.flow.norm_attention is the function.
     monkeypatch.setattr(sys.modules["interp.flow.norm_attention"], "MOST_CELLS", 2 * 2 * 3 * 3)
     assert norm_attention(model, [[5, 6, 7]], "all").norms.shape == (1, 2, 3, 3)
     message = (

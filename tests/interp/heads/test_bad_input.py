@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 import interp
-from interp import heads
+from interp import causal, flow, heads
 from interp.errors import InputError
 from interp.models.hooked import HookedModel
 
@@ -38,6 +39,19 @@ def demo() -> HookedModel:
         (lambda m: heads.divergences(m, TEXT, seed=-1), "seed: expected an integer from 0"),
         (lambda m: heads.divergences(m, TEXT, seed="a"), "seed: expected an integer from 0"),
         (lambda m: heads.Pattern.named(5), "unknown pattern 5; known: previous_token_head"),
+        (lambda m: heads.surface(m, TEXT).plot(5), "statistics: expected at least one of previous_token"),
+        (lambda m: heads.surface(m, TEXT).plot_profile([1]), r"heads: \[1\] is not among those measured"),
+        (lambda m: heads.lag_curve(m, samples=1).at(torch.zeros(2)), "lag tensor.* was not measured"),
+        (lambda m: heads.LookbackDetector.fit([0.5], [1]), "ratios: expected those that interp.heads.lookback gives"),
+        (lambda m: heads.distance_divergence(1, 2), "one: expected what interp.views.head_profile gives, got int"),
+        (lambda m: flow.norm_attention(m, TEXT, classes=5), "classes: expected names with a function of a token each"),
+        (lambda m: flow.norm_attention(m, TEXT, classes={"a": 5}), "classes: expected names with a function"),
+        (lambda m: flow.routes(m, TEXT).to_json(5), "path: expected a path, got 5"),
+        (lambda m: flow.routes(m, TEXT).save(""), "folder: expected a path, got ''"),
+        (lambda m: flow.Routes.load(None), "folder: expected a path, got None"),
+        (lambda m: causal.importance(m, TEXT, layers=5), "layers: expected .* got 5"),
+        (lambda m: causal.heads_above([1]), "scores: expected the HeadScores of a scan, got list"),
+        (lambda m: causal.verify(m, "L2H5", "induction", exclude=torch.zeros(2, 3)), "head tensor"),
         (lambda m: heads.Pattern.named([1]), r"unknown pattern \[1\]; known: previous_token_head"),
     ],
 )

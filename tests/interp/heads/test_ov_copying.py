@@ -99,6 +99,16 @@ def test_maps_counts_targets_in_the_top(name: str, own_model):
     assert found.chance == 6 / VOCABULARY
 
 
+def test_one_pair_has_no_standard_error(own_model):
+    model = interp.load(own_model("llama"))
+    assert maps_score(model, [(5, 6)]).to_frame()["stderr"].isna().all()
+    frame = maps_score(model, [(5, 6), (7, 8), (9, 10), (11, 12)]).to_frame()
+    # The standard error of a mean of zeros and ones, from their sample variance.
+    ones = (frame["score"] * 4).round().astype(int)
+    expected = [np.std([1] * n + [0] * (4 - n), ddof=1) / 2 for n in ones]
+    np.testing.assert_allclose(frame["stderr"], expected, atol=1e-12)
+
+
 def test_maps_takes_texts_and_is_kept(own_model, tokenizer, tmp_path):
     model = interp.load(own_model("llama"), tokenizer=tokenizer)
     found = maps_score(model, [("w5", "w6"), (7, "w8")])
