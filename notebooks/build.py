@@ -117,7 +117,7 @@ def style(path: Path, *, mend: bool) -> list[str]:
 def executed(book: NotebookNode) -> NotebookNode:
     """The notebook run from the root of the project by this interpreter, whatever kernels are registered.
 
-    Exits with the cell's own error where one fails or takes more than ``SECONDS``, and where one writes to stderr, as warnings do.
+    Exits with the error of a cell that fails or takes more than ``SECONDS``, and where one writes to stderr, as warnings do.
     """
     fresh = deepcopy(book)
     with tempfile.TemporaryDirectory() as folder:
