@@ -75,6 +75,8 @@ def write_folder(folder: Path, writers: Mapping[str, Callable[[Path], object]], 
     """
     partial = partial_path(folder.parent, folder.name)
     try:
+        # One of a process that was killed and had the same number, as in containers they have.
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name, write in writers.items():
             write(partial / name)
@@ -98,10 +100,10 @@ def partial_path(folder: Path, name: str) -> Path:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that are no more left half written in ``folder``."""
+    """Remove what processes that are no more left half written in ``folder``: this one has begun nothing there yet."""
     for path in folder.glob(f".*{PARTIAL}"):
         process = path.name.removesuffix(PARTIAL).rpartition(".")[2]
-        if process.isdigit() and not _is_running(int(process)):
+        if process.isdigit() and (int(process) == os.getpid() or not _is_running(int(process))):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -111,7 +113,7 @@ def remove_partial(folder: Path) -> None:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
