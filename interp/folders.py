@@ -92,6 +92,8 @@ def write_folder(folder: Path, writers: Mapping[str, Callable[[Path], object]], 
     """
     partial = partial_path(folder.parent, folder.name)
     try:
+        # One of a process that was killed and had the same number, as in containers they have.
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name, write in writers.items():
             write(partial / name)
@@ -115,12 +117,14 @@ def partial_path(folder: Path, name: str) -> Path:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that are no more left half written in ``folder``; of another machine's, what is old."""
+    """Remove what processes that are no more left half written in ``folder``; of another machine's, what is old. This process has
+    begun nothing there yet."""
     for path in folder.glob(f".*{PARTIAL}"):
         rest, _, process = path.name.removesuffix(PARTIAL).rpartition(".")
-        if process.isdigit() and (
-            not _is_running(int(process)) if rest.endswith(f".{_host()}") else _age(path) > ABANDONED
-        ):
+        if not process.isdigit():
+            continue
+        is_gone = int(process) == os.getpid() or not _is_running(int(process))
+        if is_gone if rest.endswith(f".{_host()}") else _age(path) > ABANDONED:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -143,7 +147,7 @@ def _age(path: Path) -> float:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

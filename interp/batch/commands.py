@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import redirect_stdout
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,15 +111,28 @@ def query(
 
 
 def _json(frame: pd.DataFrame) -> str:
-    """Rows as JSON, numbers with all their digits, which ``DataFrame.to_json`` cuts."""
+    """Rows as JSON, numbers with all their digits, which ``DataFrame.to_json`` cuts; null for numbers that are not finite."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return json.dumps(_plain(rows), ensure_ascii=False, allow_nan=False)
 
-    def plain(value: Any) -> Any:
-        if hasattr(value, "tolist"):
-            return value.tolist()
-        return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
-    columns = frame.astype(object)
-    return json.dumps(columns.where(frame.notna(), None).to_dict("records"), default=plain, ensure_ascii=False)
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _harmless(text: str) -> str:
+    """Names and tokens may hold what a terminal obeys: it is shown as an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _print(frame: pd.DataFrame) -> None:
@@ -132,7 +146,7 @@ def _print(frame: pd.DataFrame) -> None:
         table.add_column(str(name), overflow="fold")
     for row in frame.itertuples(index=False):
         cells = ["–" if pd.api.types.is_scalar(value) and pd.isna(value) else value for value in row]
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else _harmless(str(cell)) for cell in cells))
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, width=WIDTH)

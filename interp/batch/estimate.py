@@ -178,13 +178,14 @@ def _timed(plan: Plan, left: Sequence[Unit], known: Mapping[str, Unit]) -> _Time
         return piece, tables, spent
 
     for part in dict.fromkeys(unit.part for unit in left):
-        unit = next(each for each in left if each.part == part)
+        unit = max((each for each in left if each.part == part), key=lambda each: each.characters)
         if not unit.gathers:
             piece, _, spent = run(unit)
             timed.rates[part] = (piece.characters or 1) / spent
             continue
         with tempfile.TemporaryDirectory() as place:
-            piece, tables, _ = run(known[unit.gathers[0]])
+            largest = max((known[each] for each in unit.gathers), key=lambda each: each.characters)
+            piece, tables, _ = run(largest)
             folder = BatchFolder(Path(place))
             folder.write_shard(piece, tables)
             _, _, spent = run(unit, [folder.shard(piece.id)])

@@ -25,7 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.batch.units import SCHEMA, Unit
+from interp.batch.names import as_text
+from interp.batch.units import READABLE, SCHEMA, Unit
 from interp.errors import InputError, RunError
 from interp.folders import WriteError, flush, partial_path, remove_partial, write_folder, write_together
 
@@ -73,7 +74,7 @@ class BatchFolder:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"{self.path / MANIFEST} was not written by interp batch")
         schema = content.get("schema")
-        if schema != SCHEMA:
+        if schema not in READABLE:
             versions = content.get("versions")
             made = versions.get("interp", "?") if isinstance(versions, dict) else "?"
             newer = isinstance(schema, int) and schema > SCHEMA
@@ -82,7 +83,8 @@ class BatchFolder:
                 if newer
                 else f"read it with the interp that wrote it ({made}), or run its plan again into another folder"
             )
-            raise InputError(f"{self.path} has schema {schema!r}, this interp reads schema {SCHEMA}; {do}")
+            known = " and ".join(map(str, READABLE))
+            raise InputError(f"{self.path} has schema {schema!r}, this interp reads schemas {known}; {do}")
         lacking = [key for key, kind in TOLD.items() if not isinstance(content.get(key), kind)]
         if lacking:
             raise InputError(f"{self.path / MANIFEST} cannot be read: it lacks {', '.join(lacking)}")
@@ -147,7 +149,8 @@ class BatchFolder:
 
     def write_error(self, unit: Unit, kind: str, message: str, trace: str) -> None:
         """Keep why a unit failed."""
-        content = {"unit": unit.id, "label": unit.label, "kind": kind, "message": message, "trace": trace}
+        said = {"kind": kind, "message": as_text(message), "trace": as_text(trace)}
+        content = {"unit": unit.id, "label": unit.label, **said}
         write_together(self.path / ERRORS, {f"{unit.id}.json": partial(_write, _json(content))}, "error")
 
     def checksums(self) -> dict[str, str]:

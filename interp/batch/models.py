@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp.batch.names import is_pattern, is_text, matching
 from interp.batch.problems import Keys, Problems
 from interp.errors import InputError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 LAST_NUMBER = r"(\d+)(?!.*\d)"
 """The last number in a checkpoint's name is its step, unless the plan says otherwise."""
-MARKERS = frozenset("*?[")
 BLOCK = 1 << 22
 
 
@@ -114,8 +114,7 @@ def _read_model(keys: Keys, base: Path) -> list[ModelRef]:
         if revision is not None or revisions is not None:
             keys.problems.add(keys.where, "revisions are of hub names; checkpoints are folders, taken as they are")
         folders = list(_folders(checkpoints, base, keys))
-        model = name or (folders[0].parent.name if folders else "")
-        refs = [ModelRef(model, f.name, _step(step, f.name), str(f), None, trusted) for f in folders]
+        refs = [ModelRef(name or f.parent.name, f.name, _step(step, f.name), str(f), None, trusted) for f in folders]
     elif revisions is not None:
         assert source is not None
         refs = [ModelRef(name or source, r, _step(step, r), source, r, trusted) for r in revisions]
@@ -151,11 +150,10 @@ def _folders(patterns: list[str], base: Path, keys: Keys) -> Iterator[Path]:
     """Folders of checkpoints, those of a glob by step and name."""
     for pattern in patterns:
         path = base / Path(pattern).expanduser()
-        if not MARKERS & set(pattern):
+        if not is_pattern(pattern):
             yield path
             continue
-        anchor = Path(path.anchor)
-        found = [each for each in anchor.glob(str(path.relative_to(anchor))) if each.is_dir()]
+        found = [each for each in matching(pattern, base) if each.is_dir()]
         if not found:
             keys.problems.add(keys.place("checkpoints"), f"no folder matches {pattern!r}")
         yield from sorted(found, key=_natural)
@@ -178,6 +176,9 @@ def _check(ref: ModelRef, keys: Keys) -> None:
     from interp.loading.folder import ModelFolder
 
     path = Path(ref.source)
+    if not is_text(ref.label) or not is_text(ref.source):
+        keys.problems.add(keys.where, f"the name {ref.label!r} or its path is no UTF-8 text; rename the folder")
+        return
     if not path.is_absolute():
         return
     if not path.is_dir():

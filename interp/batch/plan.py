@@ -75,8 +75,19 @@ def make_plan(**keys: Any) -> Plan:
     Raises:
         InputError: the plan has problems; all of them are named.
     """
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in keys.items()}
-    return _plan(given, Path.cwd(), "the plan")
+    return _plan({key: _plain(value) for key, value in keys.items()}, Path.cwd(), "the plan")
+
+
+def _plain(value: Any) -> Any:
+    """Paths as strings, wherever they stand."""
+    match value:
+        case Path():
+            return str(value)
+        case dict():
+            return {key: _plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_plain(each) for each in value]
+    return value
 
 
 def _plan(content: dict[str, Any], base: Path, what: str) -> Plan:

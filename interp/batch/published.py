@@ -96,7 +96,7 @@ def read_published(path: str | Path, form: Form = "auto") -> PublishedHeads:
         rows = readers[form](text)
         frame = pd.DataFrame(rows, columns=["layer", "head", "score"])
         frame = frame.astype({"layer": "int64", "head": "int64", "score": "float64"})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, csv.Error) as error:
         raise InputError(f"{path} is no table of the form {form}: {error}") from None
     if frame.empty or not bool(np.isfinite(frame["score"]).all()):
         raise InputError(f"{path}: expected a finite score for each head")
@@ -193,6 +193,8 @@ def _rows(heads: pd.DataFrame, detector: str, model: str | None, checkpoint: str
     """The heads of one checkpoint of one model, by one detector."""
     for column, given in (("detector", detector), ("model", model), ("checkpoint", checkpoint)):
         found = heads[column].unique().tolist()
+        if not found:
+            raise InputError("the store holds no scores yet; the tables units and errors say what is missing")
         wanted = found[0] if given is None and len(found) == 1 else given
         if wanted is None:
             raise InputError(f"{column}: the store holds several, give one of {', '.join(map(str, found))}")

@@ -15,7 +15,7 @@ from interp.batch.folder import BatchFolder
 from interp.batch.plan import Plan, read_plan
 from interp.batch.shard import Order, Outcome
 from interp.batch.summary import Summary
-from interp.batch.units import Unit, Work, units_table, work_of
+from interp.batch.units import SCHEMA, Unit, Work, units_table, work_of
 from interp.errors import InputError
 from interp.folders import check_output_folder
 from interp.progress import Bar
@@ -84,7 +84,12 @@ def _check_folder(folder: BatchFolder, resume: bool) -> None:
     check_output_folder(folder.path, "", "batch", overwrite=True, how="")
     if not folder.holds_batch:
         return
-    folder.manifest()
+    schema, made = folder.manifest()["schema"], folder.manifest()["versions"].get("interp", "?")
+    if schema != SCHEMA:
+        raise InputError(
+            f"{folder.path} has schema {schema}, this interp writes schema {SCHEMA}: it can be asked, but not be gone on with; "
+            f"finish it with the interp that began it ({made}), or give another output"
+        )
     if not resume:
         raise InputError(
             f"{folder.path} holds a batch already ({len(folder.finished())} finished units); go on with it (--resume, "

@@ -106,16 +106,18 @@ class ShardRunner:
             gathered = self._gathered(unit)
             model = self._model_of(unit.model)
             tables = self.kind.run(model, unit, documents, self.settings, gathered=gathered, progress=False)
-            positions = sum(tables["inputs"].column("positions").to_pylist()) if "inputs" in tables else 0
+            counted = tables["inputs"].column("positions").to_pylist() if "inputs" in tables else []
+            positions = sum(each for each in counted if each is not None)
             self.folder.write_shard(unit, tables)
         except WriteError:
             raise
         except InterpError as error:
+            _forget(error)
             return Outcome(unit.id, time.perf_counter() - start, 0, type(error).__name__, str(error))
         except Exception as error:  # noqa: BLE001 - one bad unit must not cost the others
-            self._let_go(error)
             lines = traceback.format_exception(error)
             trace = "".join(lines).rstrip().splitlines()[-TRACE_LINES:]
+            self._let_go(error)
             kind = type(error).__name__
             return Outcome(unit.id, time.perf_counter() - start, 0, kind, str(error) or kind, "\n".join(trace))
         return Outcome(unit.id, time.perf_counter() - start, positions)
@@ -170,11 +172,24 @@ class ShardRunner:
         """After an error that nobody foresaw (out of memory): the model, and what frames of the error hold."""
         import torch
 
-        traceback.clear_frames(error.__traceback__)
+        _forget(error)
         self._model = self._loaded = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _forget(error: BaseException) -> None:
+    """Have an error, and those that led to it, hold no variables: among them may be a model, and errors of loading are kept."""
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        each = chain.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            each.__traceback__ = None
+            chain += [each.__cause__, each.__context__]
 
 
 def _warm(ref: ModelRef) -> None:

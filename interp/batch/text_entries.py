@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.batch.names import is_pattern, is_text, matching
 from interp.batch.problems import Keys, Problems
 from interp.batch.text_tables import open_table
 
 SOURCES = ("files", "parquet", "jsonl", "dataset")
-MARKERS = frozenset("*?[")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ def _read_text(keys: Keys, base: Path) -> TextEntry | None:
     paths = _paths(given[source] or [], source, split, base, keys)
     if not paths:
         return None
+    for path in paths:
+        if not is_text(str(path)):
+            keys.problems.add(keys.place(source), f"the path {str(path)!r} is no UTF-8 text; rename it")
     if source in ("parquet", "dataset"):
         _check_columns(source, paths, column, id_column, keys)
     named_by = Path(paths[0]).stem if len(paths) == 1 else Path(paths[0]).parent.name
@@ -90,12 +93,11 @@ def _paths(patterns: list[str], source: str, split: str | None, base: Path, keys
         path = base / Path(pattern).expanduser()
         if source == "dataset":
             found += _arrow_files(path, split, keys)
-        elif MARKERS & set(pattern):
-            anchor = Path(path.anchor)
-            matching = sorted(p for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file())
-            if not matching:
+        elif is_pattern(pattern):
+            files = sorted(each for each in matching(pattern, base) if each.is_file())
+            if not files:
                 keys.problems.add(keys.place(source), f"no file matches {pattern!r}")
-            found += matching
+            found += files
         elif path.is_file():
             found.append(path)
         else:

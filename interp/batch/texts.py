@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.batch.names import is_text
 from interp.batch.text_entries import TextEntry, read_texts
 from interp.batch.text_tables import open_table
 from interp.errors import InputError, RunError
@@ -49,14 +50,19 @@ def documents(entry: TextEntry) -> Iterator[DocumentRef]:
     Raises:
         InputError: one cannot be read.
     """
+    import pyarrow as pa
+
     count = 0
     for path in entry.paths:
-        for place, name, whole in _content(entry, Path(path)):
-            if entry.limit is not None and count == entry.limit:
-                return
-            count += 1
-            text = whole[: entry.max_characters]
-            yield DocumentRef(entry.name, name, entry.source, path, entry.column, place, len(text), _sha256(text))
+        try:
+            for place, name, whole in _content(entry, Path(path)):
+                if entry.limit is not None and count == entry.limit:
+                    return
+                count += 1
+                text = whole[: entry.max_characters]
+                yield DocumentRef(entry.name, name, entry.source, path, entry.column, place, len(text), _sha256(text))
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _content(entry: TextEntry, path: Path) -> Iterator[tuple[int, str, str]]:
@@ -75,7 +81,8 @@ def _content(entry: TextEntry, path: Path) -> Iterator[tuple[int, str, str]]:
         for part in table.parts(columns):
             names = part.column(entry.id_column).to_pylist() if entry.id_column is not None else None
             for number, text in enumerate(part.column(entry.column).to_pylist()):
-                yield row, f"{path.name}:{row}" if names is None else str(names[number]), text or ""
+                name = f"{path.name}:{row}" if names is None else _name(names[number], f"{path}, row {row}", entry)
+                yield row, name, text or ""
                 row += 1
 
 
@@ -85,9 +92,19 @@ def _lines(entry: TextEntry, path: Path) -> Iterator[tuple[int, str, str]]:
         for number, line in enumerate(stream):
             if line.strip():
                 content = _line(line, path, number)
-                name = f"{path.name}:{number}" if entry.id_column is None else str(content.get(entry.id_column))
-                yield place, name, _of_key(content, entry.column, f"{path}, line {number + 1}")
+                where = f"{path}, line {number + 1}"
+                name = f"{path.name}:{number}"
+                if entry.id_column is not None:
+                    name = _name(content.get(entry.id_column), where, entry)
+                yield place, name, _of_key(content, entry.column, where)
             place += len(line)
+
+
+def _name(given: Any, where: str, entry: TextEntry) -> str:
+    """What the id column calls a document."""
+    if given is None or isinstance(given, dict | list) or not is_text(str(given)):
+        raise InputError(f"{where}: expected a name under {entry.id_column!r}, got {given!r:.60}")
+    return str(given)
 
 
 def _line(line: bytes, path: Path, number: int) -> dict[str, Any]:

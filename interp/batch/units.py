@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from interp.batch.plan import Plan
 
-SCHEMA = 1
-"""Raised when the tables of a shard change their meaning. docs/batch.md says what they are."""
+SCHEMA = 2
+"""Raised when the tables of a shard change their meaning. docs/batch.md says what they are, and were."""
+READABLE = (1, 2)
+"""Schemas of stores that can be asked. A run goes on with its own alone."""
 PLACE = ("unit", "model", "checkpoint", "step")
 """The first columns of every table of a shard."""
 
@@ -121,11 +123,12 @@ def work_of(plan: Plan, known: MutableMapping[str, str], device: str, *, progres
     groups: list[tuple[DocumentRef, ...]] = []
     count = characters = 0
     for entry in Bar(plan.texts, unit="text", what="read texts", show=progress and len(plan.texts) > 1):
+        before = count
         for group in _groups(documents(entry), plan.unit_characters):
             groups.append(group)
             count += len(group)
             characters += sum(document.characters for document in group)
-        if not any(group[0].text == entry.name for group in groups):
+        if count == before:
             raise InputError(f"the text {entry.name!r} holds no document: {', '.join(entry.paths)}")
     kind = KINDS[plan.kind]
     parts = kind.parts(plan.settings, has_texts=bool(plan.texts))

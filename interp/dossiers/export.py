@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.dossiers.metrics import METRICS
-from interp.folders import check_output_folder, write_together
+from interp.folders import WriteError, check_output_folder, write_together
 from interp.plain import plain
 
 if TYPE_CHECKING:
@@ -77,6 +77,11 @@ def save_json(dossiers: HeadDossiers, folder: Path, *, overwrite: bool = False) 
         RunError: the disk is full.
     """
     check_output_folder(folder, INDEX, "set of head dossiers", overwrite=overwrite, how="overwrite=True")
+    # One from before goes first: it would make a mixture of old and new heads look whole.
+    try:
+        (folder / INDEX).unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"writing the index of head dossiers into {folder} failed: {error}") from error
     for dossier in dossiers:
         write_together(folder / HEADS, {f"{dossier.name}.json": _writer(dossier.as_json())}, "dossier")
     table = dossiers.to_frame()

@@ -125,6 +125,7 @@ class Scan:
         settings: ScanSettings,
     ) -> dict[str, pa.Table]:
         from interp.batch.units import PLACE, in_place
+        from interp.heads.detector import ProbeDetector
         from interp.scores import score_columns
 
         # Of inputs without a text: no document.
@@ -136,9 +137,12 @@ class Scan:
             {"seed": unit.seed, "text": None, "document": None, "detector": name, "reason": reason}
             for name, reason in left_out.items()
         ]
+        # A detector that runs the model in a way of its own does not tell how much it ran.
+        is_counted = not detectors or any(isinstance(detector, ProbeDetector) for detector in detectors)
         for (text, document), each in zip(places, found, strict=True):
             of_input = {"seed": unit.seed, "text": text, "document": document}
-            rows["inputs"].append({**of_input, "sequences": each.sequences, "positions": each.positions})
+            counts = (each.sequences, each.positions) if is_counted else (None, None)
+            rows["inputs"].append({**of_input, "sequences": counts[0], "positions": counts[1]})
             for name, reason in each.left_out.items():
                 rows["left_out"].append({**of_input, "detector": name or None, "reason": reason})
         if settings.rows == "unit" and unit.documents:

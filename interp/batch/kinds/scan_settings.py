@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from interp.errors import InputError
 
@@ -81,4 +83,26 @@ def _with_options(detector: Detector, options: Any) -> Detector:
     for key in options:
         if key not in known:
             raise InputError(f"options.{detector.name}.{key}: unknown option; {nearest(str(key), known)}")
-    return dataclasses.replace(detector, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    hints = get_type_hints(type(detector))
+    for key, value in given.items():
+        if not _is_of(value, hints[key]):
+            wanted = hints[key].__name__ if hints[key] in (int, float, str, bool) else str(hints[key])
+            wanted = wanted.removeprefix("typing.")
+            raise InputError(f"options.{detector.name}.{key}: expected {wanted}, got {options[key]!r:.60}")
+    return dataclasses.replace(detector, **given)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotation: int, float, str, bool, None, tuples and sequences, literals, and unions of these."""
+    arguments = get_args(hint)
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, each) for each in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin in (tuple, Sequence):
+        return isinstance(value, tuple) and all(_is_of(each, arguments[0]) for each in value)
+    if hint is float:
+        return type(value) in (int, float) and isfinite(value)
+    return value is None if hint is NoneType else type(value) is hint

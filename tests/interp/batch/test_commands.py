@@ -186,6 +186,19 @@ def test_rows_as_json_keep_every_digit(command: Command, store: Path):
     assert [row["high"] for row in ran.json] == [False, None, True]
 
 
+def test_rows_as_json_are_json_also_where_numbers_are_not_finite(command: Command, store: Path):
+    asked = "select 'inf'::double as far, ['nan'::double, 2] as list, {'a': '-inf'::double} as nested, date '2026-01-02' as day"
+    assert command("query", store, asked, "--json").json == [
+        {"far": None, "list": [None, 2], "nested": {"a": None}, "day": "2026-01-02T00:00:00"}
+    ]
+
+
+def test_a_table_on_a_terminal_shows_control_characters_as_escapes(command: Command, store: Path):
+    ran = command("query", store, "select chr(27) || '[31mred' || chr(7) || chr(8238) || 'é' as name")
+    assert "\\x1b[31mred\\x07\\u202eé" in ran.out
+    assert not {"\x1b", "\x07", "\u202e"} & set(ran.out)
+
+
 def test_rows_as_csv_keep_every_digit(command: Command, store: Path):
     ran = command("query", store, ASKED, "--csv")
     assert ran.code == 0
@@ -239,7 +252,7 @@ def is_running(process: int) -> bool:
         return False
 
 
-KILLED = """
+ENDED = """
 import os, signal, sys
 from pathlib import Path
 from interp.cli import main
@@ -252,25 +265,50 @@ def update(self, *arguments):
     done.append(1)
     if len(done) == 3:
         os.write(1, Path(f"/proc/self/task/{os.getpid()}/children").read_bytes())
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGNAL)
 
 Bar.update = update
 main()
 """
-"""The command line, killed by SIGKILL at the third outcome: nothing is handed out after it, so the moment lies inside the run."""
+"""The command line, sent a signal at the third outcome: nothing is handed out after it, so the moment lies inside the run."""
+
+
+def ended(plan: Path, name: str, workers: int) -> subprocess.CompletedProcess[str]:
+    """A run that the signal of that name ended."""
+    code = ENDED.replace("SIGNAL", name)
+    return subprocess.run(
+        [sys.executable, "-c", code, "batch", str(plan), "--workers", str(workers), "--threads", "1", "--quiet"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_ends_with_130_leaves_no_worker_and_keeps_what_is_finished(plan: Path, workers: int):
+    """A real SIGINT, as a terminal sends it."""
+    write_documents(plan.parent / "texts.jsonl", 12)
+    interrupted = ended(plan, "SIGINT", workers)
+    assert interrupted.returncode == 130
+    assert f"what is finished is kept in {plan.parent / 'store'}; --resume does the rest" in interrupted.stderr
+    assert "Traceback" not in interrupted.stderr
+    children = set(map(int, interrupted.stdout.split()))
+    assert len(children) == (workers if workers > 1 else 0)
+    assert not any(map(is_running, children))
+    store = open_store(plan.parent / "store")
+    finished = int((store.to_frame("units")["state"] == "finished").sum())
+    assert 3 <= finished <= 4 < len(store.to_frame("units"))
+    assert store.check() == {}
+    assert store.manifest["runs"][0]["done"] >= 2
+    assert "ended" in store.manifest["runs"][0]
 
 
 @pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="the system has no such /proc")
 def test_a_killed_run_leaves_no_worker_behind_and_a_whole_store(command: Command, plan: Path):
     write_documents(plan.parent / "texts.jsonl", 12)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "batch", str(plan), "--workers", "2", "--threads", "1", "--quiet"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=False,
-        timeout=120,
-    )
+    killed = ended(plan, "SIGKILL", workers=2)
     assert killed.returncode == -signal.SIGKILL
     workers = set(map(int, killed.stdout.split()))
     assert len(workers) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,51 @@ def test_a_folder_without_weights_is_a_problem(tmp_path: Path):
     (tmp_path / "half" / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match=r"models\[0\]: .* has a config.json but no weights"):
         make_plan(models=[str(tmp_path / "half")], output=tmp_path / "out")
+
+
+def test_checkpoints_of_several_runs_are_named_by_their_run(model_folder: Path, tmp_path: Path):
+    for run in ("a", "b"):
+        shutil.copytree(model_folder, tmp_path / "runs [2]" / run / f"step-{len(run)}")
+        shutil.copytree(model_folder, tmp_path / "runs [2]" / run / "step-20")
+    # The folder that patterns start from may be called as it likes.
+    plan = plan_file(tmp_path / "runs [2]", 'output = "out"\n[[models]]\ncheckpoints = "*/step-*"\n')
+    assert [ref.label for ref in read_plan(plan).models] == ["a@step-1", "a@step-20", "b@step-1", "b@step-20"]
+    with pytest.raises(InputError, match="models: two are called 'm@step-1'"):
+        read_plan(plan_file(tmp_path / "runs [2]", plan.read_text("utf-8") + 'name = "m"\n'))
+
+
+def test_paths_may_stand_anywhere_in_a_plan_of_python(model_folder: Path, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("w3 w4", encoding="utf-8")
+    plan = make_plan(models=[model_folder], texts=[{"files": [tmp_path / "a.txt"]}], output=tmp_path / "out")
+    assert plan.models[0].source == str(model_folder)
+    assert plan.texts[0].paths == (str(tmp_path / "a.txt"),)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"retrieval": {"lengths": "abc"}},
+            r"options\.retrieval\.lengths: expected tuple\[int, \.\.\.\] \| None, got 'abc'",
+        ),
+        ({"retrieval": {"lengths": [1.5]}}, r"options\.retrieval\.lengths: expected tuple\[int, .*, got \[1\.5\]"),
+        (
+            {"retrieval": {"counting": "cod"}},
+            r"options\.retrieval\.counting: expected Literal\['code', 'set'\], got 'cod'",
+        ),
+        ({"induction": {"threshold": "x"}}, r"options\.induction\.threshold: expected float, got 'x'"),
+        ({"induction": {"threshold": float("nan")}}, r"options\.induction\.threshold: expected float, got nan"),
+        ({"induction": {"treshold": 0.3}}, r"options\.induction\.treshold: unknown option; did you mean 'threshold'\?"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_problems(tmp_path: Path, options: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        make_plan(models=["demo"], output=tmp_path / "out", detectors=list(options), options=options)
+
+
+def test_an_empty_list_of_texts_is_none(tmp_path: Path):
+    with pytest.raises(InputError, match=r"detectors: copying need texts; give \[\[texts\]\]"):
+        make_plan(models=["demo"], output=tmp_path / "out", detectors=["copying"], texts=[])
 
 
 def test_settings_survive_json_so_that_workers_have_the_same():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,26 @@ def test_one_of_several_models_has_to_be_named(tmp_path: Path):
     with pytest.raises(InputError, match="model: the store holds several, give one of a, b"):
         found.compare(read_published(path), "x")
     assert [found.compare(read_published(path), "x", model=m).rank_correlation for m in "ab"] == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("long.csv", "layer,head,score\n0,0," + "1" * 200_000),
+        ("large.csv", f"layer,head,score\n{10**30},0,1"),
+        ("deep.json", "[" * 100_000),
+    ],
+)
+def test_files_that_readers_choke_on_are_named(tmp_path: Path, name: str, content: str):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=f"{name} is no table of the form "):
+        read_published(tmp_path / name)
+
+
+def test_a_store_without_scores_says_so(tmp_path: Path, store: Path):
+    (tmp_path / "heads.csv").write_text("layer,head,score\n0,0,1\n", encoding="utf-8")
+    shutil.rmtree(store / "shards")
+    with pytest.raises(
+        InputError, match="the store holds no scores yet; the tables units and errors say what is missing"
+    ):
+        open_store(store).compare(read_published(tmp_path / "heads.csv"), "retrieval")

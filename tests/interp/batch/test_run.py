@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
-import os
-import resource
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +16,7 @@ import interp
 from interp.batch import Plan, make_plan, open_store, run_batch
 from interp.batch.folder import LOCK, BatchFolder
 from interp.batch.kinds.scan import Scan
-from interp.batch.shard import ShardRunner
-from interp.errors import InputError, RunError
-from interp.folders import WriteError
+from interp.errors import InputError
 from tests.interp.batch.stores import SMALL, contents, small_plan
 from tests.interp.tiny import token_ids
 from tests.interp.words import text_of
@@ -102,6 +92,19 @@ def test_a_text_counts_once_however_many_inputs_detectors_cut_from_it(model_fold
     assert both == max(previous, sink)
 
 
+def test_what_a_detector_runs_in_a_way_of_its_own_is_not_counted(model_folder: Path, tmp_path: Path):
+    plan = small_plan(model_folder, tmp_path, 2, detectors=["ov_copying"], window=None)
+    summary = run_batch(plan, progress=False)
+    assert (summary.is_complete, summary.positions) == (True, 0)
+    store = open_store(plan.output)
+    assert store.to_frame("inputs")[["sequences", "positions"]].isna().all(axis=None)
+    assert len(store.to_frame()) > 0
+    both = replace(
+        plan, output=tmp_path / "both", settings=replace(plan.settings, detectors=("ov_copying", "induction"))
+    )  # pyright: ignore[reportArgumentType]
+    assert run_batch(both, progress=False).positions > 0
+
+
 def test_random_tokens_count_as_often_as_they_are_drawn(model_folder: Path, tmp_path: Path):
     keys = {"models": [str(model_folder)], "device": "cpu", "window": 24, "samples": 2}
     found = [
@@ -163,54 +166,6 @@ def test_a_plan_that_grew_does_what_is_new(model_folder: Path, tmp_path: Path, r
     assert set(open_store(tmp_path / "store").to_frame("units")["seed"]) == {0}
 
 
-def test_a_corrupt_model_among_good_ones_fails_alone(model_folder: Path, tmp_path: Path):
-    bad = tmp_path / "bad"
-    shutil.copytree(model_folder, bad)
-    weights = next(bad.glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:1000])
-    other = tmp_path / "other"
-    shutil.copytree(model_folder, other)
-    plan = small_plan(model_folder, tmp_path, documents=4, models=[str(bad), str(model_folder), str(other)])
-    summary = run_batch(plan, progress=False)
-    units = summary.planned // 3
-    assert summary.finished == 2 * units
-    assert len(summary.failed) == units
-    assert not summary.is_complete
-    assert all("the weights of" in message for message in summary.failed.values())
-    assert f"{units} units failed" in str(summary)
-    store = open_store(plan.output)
-    errors = store.to_frame("errors")
-    assert set(errors["model"]) == {"bad"}
-    assert set(store.to_frame()["model"]) == {model_folder.name, "other"}
-    again = run_batch(plan, resume=True, progress=False)
-    assert again.done == 0
-    assert len(again.failed) == units
-
-
-def test_what_failed_is_tried_again_on_request_and_its_error_goes(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    plan = small_plan(model_folder, tmp_path)
-    plain = Scan.run
-
-    def out_of_memory(self: Scan, model: Any, unit: Any, *rest: Any, **options: Any) -> Any:
-        if unit.documents and unit.documents[0].document == "d0":
-            raise MemoryError
-        return plain(self, model, unit, *rest, **options)
-
-    monkeypatch.setattr(Scan, "run", out_of_memory)
-    summary = run_batch(plan, progress=False)
-    assert list(summary.failed.values()) == ["MemoryError"]
-    assert "out_of_memory" in open_store(plan.output).to_frame("errors")["trace"][0]
-    monkeypatch.undo()
-    assert run_batch(plan, resume=True, progress=False).failed
-    assert run_batch(plan, resume=True, retry_failed=True, progress=False).is_complete
-    assert open_store(plan.output).to_frame("errors").empty
-    alone = replace(plan, output=tmp_path / "alone")
-    run_batch(alone, progress=False)
-    assert contents(plan.output) == contents(alone.output)
-
-
 def test_documents_that_a_detector_cannot_read_are_left_out_with_the_reason(model_folder: Path, tmp_path: Path):
     (tmp_path / "texts.jsonl").write_text(
         "\n".join(json.dumps({"text": text}) for text in ("", "w3 w4 w5 w6", "w3 w4 w3 w4 w5 w4")), encoding="utf-8"
@@ -229,50 +184,6 @@ def test_documents_that_a_detector_cannot_read_are_left_out_with_the_reason(mode
     assert [list(d) for d in scored["d"]] == [["previous_token"], ["copying", "previous_token"], ["induction"]]
 
 
-def test_a_full_disk_ends_the_run_and_leaves_whole_shards(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    plan = small_plan(model_folder, tmp_path)
-    plain, written = Path.write_bytes, [0]
-
-    def write_bytes(self: Path, data: bytes) -> int:
-        if self.name.endswith(".parquet"):
-            written[0] += 1
-            if written[0] == 5:
-                plain(self, data[: len(data) // 2])
-                raise OSError(errno.ENOSPC, "No space left on device")
-        return plain(self, data)
-
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(WriteError, match=r"writing the shard into .* failed: .*No space left"):
-        run_batch(plan, progress=False)
-    monkeypatch.undo()
-    assert len(BatchFolder(plan.output).finished()) == 1
-    assert BatchFolder(plan.output).failed() == set()
-    assert not list(plan.output.rglob("*.partial"))
-    assert run_batch(plan, resume=True, progress=False).is_complete
-    assert open_store(plan.output).check() == {}
-
-
-def test_a_file_that_may_not_grow_is_a_full_disk_too(model_folder: Path, tmp_path: Path):
-    plan = small_plan(model_folder, tmp_path)
-    # Whatever is compiled and cached has been written before files are kept small.
-    alone = replace(plan, output=tmp_path / "alone")
-    run_batch(alone, progress=False)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2500, before[1]))
-        with pytest.raises(WriteError, match=r"writing the \w+ into .* failed: .*File too large"):
-            run_batch(plan, progress=False)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert not list(plan.output.rglob("*.partial"))
-    assert run_batch(plan, resume=plan.output.joinpath("manifest.json").exists(), progress=False).is_complete
-    assert contents(plan.output) == contents(alone.output)
-
-
 def test_two_runs_on_one_store_at_once_are_refused(model_folder: Path, tmp_path: Path):
     plan = small_plan(model_folder, tmp_path)
     plan.output.mkdir()
@@ -283,34 +194,6 @@ def test_two_runs_on_one_store_at_once_are_refused(model_folder: Path, tmp_path:
         with pytest.raises(InputError, match=r"is being written by another run \(process 7 on elsewhere\)"):
             run_batch(plan, progress=False)
     assert run_batch(plan, progress=False).is_complete
-
-
-def test_what_a_killed_run_left_half_written_is_removed_and_never_read(model_folder: Path, tmp_path: Path):
-    plan = small_plan(model_folder, tmp_path)
-    run_batch(plan, progress=False)
-    before = contents(plan.output)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    here = socket.gethostname().replace(".", "-")
-    half = plan.output / "shards" / f".{'0' * 32}.{here}.{gone.pid}.partial"
-    half.mkdir()
-    (half / "scores.parquet").write_bytes(b"PAR1")
-    (plan.output / f".manifest.json.{here}.{gone.pid}.partial").write_text("{", encoding="utf-8")
-    assert len(open_store(plan.output).to_frame()) > 0
-    run_batch(plan, resume=True, progress=False)
-    assert contents(plan.output) == before
-
-
-def test_what_another_machine_writes_is_left_alone_until_it_is_old(model_folder: Path, tmp_path: Path):
-    plan = small_plan(model_folder, tmp_path, documents=1)
-    run_batch(plan, progress=False)
-    # Of this process, which runs: on the other machine it is another one.
-    halves = [plan.output / "shards" / f".{n * 32}.elsewhere.{os.getpid()}.partial" for n in "01"]
-    for half in halves:
-        half.mkdir()
-    os.utime(halves[0], (time.time() - 7200,) * 2)
-    run_batch(plan, resume=True, progress=False)
-    assert [half.exists() for half in halves] == [False, True]
 
 
 def test_a_store_begun_with_other_versions_is_not_gone_on_with(model_folder: Path, tmp_path: Path):
@@ -335,26 +218,6 @@ def test_models_whose_files_differ_have_units_of_their_own(model_folder: Path, t
     assert summary.done == summary.planned == summary.unshown
 
 
-def test_an_interruption_keeps_what_is_finished(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    plan = small_plan(model_folder, tmp_path)
-    plain, count = ShardRunner.run, [0]
-
-    def run(self: ShardRunner, *units: Any) -> Any:
-        count[0] += 1
-        if count[0] == 3:
-            raise KeyboardInterrupt
-        return plain(self, *units)
-
-    monkeypatch.setattr(ShardRunner, "run", run)
-    with pytest.raises(KeyboardInterrupt):
-        run_batch(plan, progress=False)
-    monkeypatch.undo()
-    manifest = open_store(plan.output).manifest
-    assert manifest["runs"][0]["done"] == 2
-    assert "ended" in manifest["runs"][0]
-    assert run_batch(plan, resume=True, progress=False).done == manifest["units"] - 2
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -376,27 +239,12 @@ def test_a_text_without_documents_is_refused(model_folder: Path, tmp_path: Path)
         run_batch(make_plan(models=[str(model_folder)], texts=texts, output=tmp_path / "out", **SMALL), progress=False)
 
 
-def test_a_shard_that_cannot_be_read_is_told_with_what_to_do(model_folder: Path, tmp_path: Path):
-    plan = small_plan(model_folder, tmp_path, documents=1)
-    run_batch(plan, progress=False)
-    shards = list((plan.output / "shards").iterdir())
-    for shard in shards:
-        (shard / "scores.parquet").write_bytes(b"something else")
-    with pytest.raises(InputError, match=r"a shard cannot be read .*check\(\) names those that are damaged"):
-        open_store(plan.output).to_frame()
-    with pytest.raises(InputError, match=r"the query cannot be answered: .*/scores\.parquet"):
-        open_store(plan.output).query("select * from scores")
-    (shards[0] / "scores.parquet").unlink()
-    with pytest.raises(InputError, match="a shard cannot be read"):
-        open_store(plan.output).query("select * from heads")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 99}, "has schema 99, this interp reads schema 1; read it with interp 7.0 or a later one"),
+        ({"schema": 99}, "has schema 99, this interp reads schemas 1 and 2; read it with interp 7.0 or a later one"),
         ({"schema": 0}, "read it with the interp that wrote it (7.0), or run its plan again into another folder"),
-        ({"schema": None}, "has schema None, this interp reads schema 1"),
+        ({"schema": None}, "has schema None, this interp reads schemas 1 and 2"),
         ({"format": "other"}, "was not written by interp batch"),
         ({"kind": "films"}, "holds a batch of the kind 'films', which this interp does not know; update it"),
     ],
@@ -435,21 +283,3 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, content: str):
     (tmp_path / "manifest.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"manifest\.json (cannot be read|was not written)|has schema 99"):
         open_store(tmp_path)
-
-
-def test_a_shard_that_was_changed_is_found(model_folder: Path, tmp_path: Path):
-    plan = small_plan(model_folder, tmp_path, documents=1)
-    run_batch(plan, progress=False)
-    shard = next((plan.output / "shards").iterdir())
-    (shard / "scores.parquet").write_bytes(b"something else")
-    assert open_store(plan.output).check() == {shard.name: "scores.parquet is not what was written"}
-
-
-def test_a_run_error_in_the_model_is_recorded(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def broken(*args: Any, **options: Any) -> None:
-        raise RunError("NaN in layer 1")
-
-    monkeypatch.setattr(Scan, "run", broken)
-    summary = run_batch(small_plan(model_folder, tmp_path, documents=1), progress=False)
-    assert set(summary.failed.values()) == {"NaN in layer 1"}
-    assert summary.finished == 0

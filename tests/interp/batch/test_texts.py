@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,3 +107,31 @@ def test_a_line_that_holds_no_text_is_named(tmp_path: Path, line: str, message: 
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n' + line, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         list(documents(entry(tmp_path, jsonl="bad.jsonl")))
+
+
+@pytest.mark.parametrize("line", ['{"text": "a"}', '{"text": "a", "id": null}', '{"text": "a", "id": "\\ud800"}'])
+def test_a_document_without_a_name_that_can_be_written_is_named(tmp_path: Path, line: str):
+    (tmp_path / "bad.jsonl").write_text('{"text": "a", "id": 7}\n' + line, encoding="utf-8")
+    read = documents(entry(tmp_path, jsonl="bad.jsonl", id_column="id"))
+    assert next(read).document == "7"
+    with pytest.raises(InputError, match=r"bad\.jsonl, line 2: expected a name under 'id', got "):
+        next(read)
+
+
+def test_a_file_whose_name_is_no_text_is_a_problem(tmp_path: Path):
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("a", encoding="utf-8")
+    with pytest.raises(InputError, match="is no UTF-8 text; rename it"):
+        entry(tmp_path, files="*.txt")
+
+
+def test_a_table_that_is_damaged_within_is_named(sources: Path):
+    path = sources / "t.parquet"
+    given = entry(sources, parquet="t.parquet")
+    data = bytearray(path.read_bytes())
+    data[4:60] = bytes(56)  # the first page, not the footer that a plan reads
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"t\.parquet cannot be read: "):
+        list(documents(given))
+    path.unlink()
+    with pytest.raises(InputError, match=r"t\.parquet cannot be read: "):
+        list(documents(given))

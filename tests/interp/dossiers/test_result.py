@@ -146,6 +146,29 @@ def test_json_holds_a_file_a_head_with_the_numbers_of_the_tables(dossiers: HeadD
         dossiers.save_json(tmp_path / "json")
 
 
+def test_an_index_of_before_does_not_make_half_written_heads_look_whole(
+    dossiers: HeadDossiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interp.dossiers import export
+    from interp.folders import WriteError
+
+    index = dossiers.save_json(tmp_path)
+    plain, written = export.write_together, []
+
+    def write_together(*args, **given):
+        written.append(1)
+        if len(written) == 3:
+            raise WriteError("no space left")
+        plain(*args, **given)
+
+    monkeypatch.setattr(export, "write_together", write_together)
+    with pytest.raises(WriteError):
+        dossiers.save_json(tmp_path, overwrite=True)
+    assert not index.exists()
+    monkeypatch.undo()
+    assert dossiers.save_json(tmp_path, overwrite=True).exists()
+
+
 def test_figures_show_the_tables(dossiers: HeadDossiers) -> None:
     dossier = dossiers.head("L1H1")
     passages, distance, chance = dossier.plot().data
