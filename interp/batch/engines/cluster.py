@@ -88,7 +88,8 @@ def _joined() -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise InputError(
             f"no Ray cluster could be joined ({address}): {str(error).strip().splitlines()[0]}; start one, or name it in "
-            f"{ADDRESS} (docs/scale.md); on one machine the engine local needs none"
+            f"{ADDRESS} (docs/scale.md), with RAY_AUTH_MODE=token and its token where it has one; on one machine the engine "
+            "local needs none"
         ) from error
     finally:
         _restore(handler)

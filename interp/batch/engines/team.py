@@ -5,6 +5,7 @@ An engine brings a ``Team``: how workers are started, told and heard. Everything
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -73,16 +74,26 @@ class Team(Protocol[W]):
 def do_units(units: Sequence[Unit], count: int, team: Team[W]) -> Iterator[Outcome]:
     """All units, by so many workers, each of which has at most one unit in work and one ahead.
 
+    A worker that cannot begin ends the run while nothing is done: something is wrong with the set-up. Later, as when a machine
+    joins that is not like the others, the run warns and goes on without it.
+
     Raises:
-        RunError: a worker cannot start; WriteError: one cannot write shards.
+        RunError: a worker cannot begin, or none is left; WriteError: one cannot write shards.
     """
     schedule = Schedule(units)
     deaths: dict[tuple[str, bool], int] = {}
     running: list[W] = []
+    has_begun = False
     try:
         running.extend(team.start(number) for number in range(min(count, len(units))))
         while running:
             for worker, answer in team.answers(list(running)):
+                why = None if worker.is_ready else _why_not(answer)
+                if why is not None:
+                    _warn(why, has_begun)
+                    running.remove(worker)
+                    team.stop([worker])
+                    continue
                 if isinstance(answer, Death):
                     running.remove(worker)
                     outcome = _lost(worker, answer, schedule, deaths)
@@ -96,22 +107,37 @@ def do_units(units: Sequence[Unit], count: int, team: Team[W]) -> Iterator[Outco
                         running.remove(worker)
                         team.end(worker)
                 if outcome is not None:
+                    has_begun = True
                     yield outcome
             if not schedule.has_units and not any(worker.then for worker in running):
                 # Nothing is left for who has not begun; should a unit come back, another worker is started for it.
                 for worker in [each for each in running if not each.is_ready]:
                     running.remove(worker)
                     team.stop([worker])
+        if schedule.has_units:
+            raise RunError("no worker is left that could do the rest; what was finished is kept")
     finally:
         team.stop(running)
+
+
+def _why_not(answer: Mapping[str, Any] | Death) -> str | None:
+    """Why a worker cannot begin; None where it can, or was lost with its machine."""
+    if isinstance(answer, Death):
+        how = f"a worker could not start ({answer.how}); what it said stands above, or in the logs of its machine"
+        return None if answer.of_node else how
+    return answer.get("refused")
+
+
+def _warn(why: str, has_begun: bool) -> None:
+    if not has_begun:
+        raise RunError(why)
+    warnings.warn(f"{why}; the run goes on with a worker less", RuntimeWarning, stacklevel=1)
 
 
 def _said(answer: Mapping[str, Any]) -> Outcome | None:
     """The outcome in what a worker says; None where it is ready for its first unit."""
     if "stopped" in answer:
         raise WriteError(answer["stopped"])
-    if "refused" in answer:
-        raise RunError(answer["refused"])
     return Outcome(**answer["outcome"]) if "outcome" in answer else None
 
 
@@ -135,15 +161,7 @@ def _promised(running: Sequence[W]) -> Unit | None:
 
 
 def _lost(worker: Worker, death: Death, schedule: Schedule, deaths: dict[tuple[str, bool], int]) -> Outcome | None:
-    """What a dead worker had is given back, or has failed, where workers died in it often enough.
-
-    Raises:
-        RunError: it died before it could do anything, and not with its machine.
-    """
-    if not worker.is_ready and not death.of_node:
-        raise RunError(
-            f"a worker could not start ({death.how}); what it said stands above, or in the logs of its machine"
-        )
+    """What a dead worker had is given back, or has failed, where workers died in it often enough."""
     outcome = None
     for unit in (worker.then, worker.unit):
         if unit is None:

@@ -251,7 +251,7 @@ NO_CLUSTER = "no Ray cluster could be joined "
         (
             "cpu",
             "127.0.0.1:1",
-            "refused; start one, or name it in RAY_ADDRESS (docs/scale.md); on one machine the engine",
+            "refused; start one, or name it in RAY_ADDRESS (docs/scale.md), with RAY_AUTH_MODE=token",
         ),
     ],
 )

@@ -115,18 +115,57 @@ def test_a_unit_whose_machines_are_lost_is_tried_more_often_than_one_whose_worke
     assert outcomes["u1"].message.startswith("the worker died in this unit (gone), 5 times")
 
 
-def test_a_worker_whose_machine_is_lost_before_it_begins_is_replaced_and_another_one_ends_the_run():
+def test_a_worker_whose_machine_is_lost_before_it_begins_is_replaced():
     lost = [Death("gone", of_node=True)]
     stage = Stage(lambda worker, unit: lost.pop() if lost else done(unit))
     assert [outcome.unit for outcome in do_units(units_of(2), 1, stage)] == ["u0", "u1"]
     assert stage.started == [0, 0]
-    with pytest.raises(RunError, match=r"a worker could not start \(broken\)"):
-        list(do_units(units_of(2), 1, Stage(lambda worker, unit: Death("broken"))))
 
 
-@pytest.mark.parametrize(("said", "error"), [("stopped", WriteError), ("refused", RunError)])
-def test_what_no_worker_can_mend_ends_the_run(said: str, error: type[RunError]):
-    stage = Stage(lambda worker, unit: {said: "why"} if unit == "u1" else done(unit))
-    with pytest.raises(error, match="why"):
+def test_a_full_disk_ends_the_run():
+    stage = Stage(lambda worker, unit: {"stopped": "why"} if unit == "u1" else done(unit))
+    with pytest.raises(WriteError, match="why"):
         list(do_units(units_of(5), 2, stage))
     assert sorted(stage.stopped) == [0, 1]
+
+
+UNFIT = [Death("broken"), {"refused": "torch is 1.0"}]
+
+
+@pytest.mark.parametrize("unfit", UNFIT, ids=["dies", "refuses"])
+def test_a_worker_that_cannot_begin_ends_a_run_in_which_nothing_is_done(unfit: Any):
+    """Also where the other one could."""
+    stage = Stage(lambda worker, unit: unfit if worker.number else done(unit))
+    with pytest.raises(RunError, match=r"broken|torch is 1\.0"):
+        list(do_units(units_of(5), 2, stage))
+    assert 0 in stage.stopped
+
+
+@pytest.mark.parametrize("unfit", UNFIT, ids=["dies", "refuses"])
+def test_one_that_cannot_begin_later_is_gone_on_without(unfit: Any):
+    """Worker 1 loses its machine in u3, and what takes its place is not as the others are."""
+    born: list[Worker] = []
+
+    def play(worker: Worker, unit: str) -> Any:
+        if worker not in born:
+            born.append(worker)
+        if unit == "u3" and worker.number == 1:
+            return Death("gone", of_node=True)
+        return unfit if worker in born[2:] else done(unit)
+
+    stage = Stage(play)
+    with pytest.warns(RuntimeWarning, match=r"(broken|torch is 1\.0).*; the run goes on with a worker less"):
+        outcomes = [outcome.unit for outcome in do_units(units_of(9), 2, stage)]
+    assert sorted(outcomes) == [f"u{n}" for n in range(9)]
+    assert stage.started == [0, 1, 1]
+
+
+def test_a_run_without_any_worker_left_ends_and_says_so():
+    def play(worker: Worker, unit: str) -> Any:
+        if unit == "u1":
+            return Death("gone", of_node=True)
+        return UNFIT[0] if len(stage.started) > 1 else done(unit)
+
+    stage = Stage(play)
+    with pytest.warns(RuntimeWarning), pytest.raises(RunError, match="no worker is left that could do the rest"):
+        list(do_units(units_of(3), 1, stage))
