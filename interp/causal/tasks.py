@@ -135,6 +135,7 @@ def retrieval_task(model: HookedModel, trials: Sequence[Trial] | None = None) ->
         InputError: no trial; or what ``needle_trials`` refuses.
     """
     from interp.heads import Trial, needle_recall, needle_trials
+    from interp.heads.trials import checksum_of
 
     given = needle_trials(model) if trials is None else tuple(trials) if isinstance(trials, Iterable) else (trials,)
     if not all(isinstance(trial, Trial) for trial in given):
@@ -155,6 +156,7 @@ def retrieval_task(model: HookedModel, trials: Sequence[Trial] | None = None) ->
             "trials": len(given),
             "lengths": sorted({t.length for t in given}),
             "depths": sorted({t.depth for t in given}),
+            "sha256": checksum_of(given),
         },
     )
 

@@ -23,7 +23,7 @@ from interp.errors import InputError
 from interp.heads.answers import copies
 from interp.heads.recall import answer_to, unigram_recall, written
 from interp.heads.retrieval import SOURCE
-from interp.heads.trials import Trial
+from interp.heads.trials import Trial, checksum_of
 from interp.models.heads import HeadSpec, head_counts, ordered_heads
 from interp.naming import head_name
 from interp.results.result import Result
@@ -206,7 +206,7 @@ def replay(model: HookedModel, trial: Trial, heads: HeadSpec | Iterable[HeadSpec
             method=METHOD.format(top=top),
             source=SOURCE,
             constants=constants,
-            inputs={"tokens": trial.length, "new_tokens": len(new)},
+            inputs={"tokens": trial.length, "new_tokens": len(new), "sha256": checksum_of([trial])},
         ),
         heads=tuple(head_name(layer, head) for layer, head in places),
         prompt=tuple(model.token_strings(trial.ids.tolist())),

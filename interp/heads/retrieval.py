@@ -12,7 +12,6 @@ and a head's score is the mean over the trials whose answer has a unigram recall
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from interp.heads.needles import BUILT_IN, Needle, checked_needles
 from interp.heads.prompts import Prompt, prompt_kind
 from interp.heads.retrieval_folder import RunFolder, fingerprint
 from interp.heads.retrieval_result import RetrievalResult
-from interp.heads.trials import NEW_TOKENS, Trial, needle_trials, unfit
+from interp.heads.trials import NEW_TOKENS, Trial, checksum_of, needle_trials, unfit
 from interp.naming import nearest
 from interp.progress import Bar
 from interp.results.settings import settings_of
@@ -117,7 +116,7 @@ def retrieval(
         "haystack": "built in" if haystack is None else "given",
         "beyond_context": beyond_context,
     }
-    inputs = {"trials": len(trials), "tokens": sum(t.length for t in trials), "sha256": _checksum(trials)}
+    inputs = {"trials": len(trials), "tokens": sum(t.length for t in trials), "sha256": checksum_of(trials)}
     kept = None
     if folder is not None:
         same = {"constants": constants, "inputs": inputs, "model": model.facts(), "weights": fingerprint(model)}
@@ -229,14 +228,6 @@ def _table(trials: Sequence[Trial], answers: Sequence[Answer], recall_above: flo
         for trial, answer in zip(trials, answers, strict=True)
     ]
     return pd.DataFrame(rows)
-
-
-def _checksum(trials: Sequence[Trial]) -> str:
-    digest = hashlib.sha256()
-    for trial in trials:
-        digest.update(trial.ids.tobytes())
-        digest.update(repr((trial.statement, trial.answer, trial.asked, trial.stop)).encode())
-    return digest.hexdigest()
 
 
 def _check(counting: str, scored: str, threshold: float, recall_above: float) -> None:

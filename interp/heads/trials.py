@@ -10,6 +10,7 @@ arXiv 2404.15574, takes the last place before it, which in a short text may be f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -155,6 +156,15 @@ def _trial(
         max_new_tokens=max_new_tokens,
         beyond_context=beyond_context,
     )
+
+
+def checksum_of(trials: Sequence[Trial]) -> str:
+    """SHA-256 of the prompts, of where their needles stand, and of what ends an answer, so that equal trials can be told."""
+    digest = hashlib.sha256()
+    for trial in trials:
+        digest.update(trial.ids.tobytes())
+        digest.update(repr((trial.statement, trial.answer, trial.asked, trial.stop)).encode())
+    return digest.hexdigest()
 
 
 def unfit(model: HookedModel) -> str | None:

@@ -423,5 +423,10 @@ def test_without_its_retrieval_heads_the_demo_model_finds_no_needle(demo: interp
     assert result.of_size().effect == -100
     assert result.of_size().control_mean > -20
     assert result.of_size().difference_interval[1] < -50
+    other = causal.retrieval_task(
+        demo, interp.heads.needle_trials(demo, lengths=[160], depths=[0, 60], needles=1, seed=1)
+    )
+    again = causal.retrieval_task(demo, interp.heads.needle_trials(demo, lengths=[160], depths=[0, 60], needles=1))
+    assert result.settings["inputs"]["sha256"] == again.inputs["sha256"] != other.inputs["sha256"]
     with pytest.raises(InputError, match="retrieval_task: expected at least one trial"):
         causal.retrieval_task(demo, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,8 @@ def test_it_is_saved_and_read_back(circuit: HookedModel, trial: Trial, tmp_path:
     again = Replay.load(tmp_path / "kept")
     assert again.to_frame().equals(found.to_frame())
     assert again.settings == found.settings
+    moved = replay(circuit, replace(trial, ids=trial.ids[::-1].copy()), "L1H0")
+    assert moved.settings["inputs"]["sha256"] != found.settings["inputs"]["sha256"]
 
 
 @pytest.mark.parametrize(
