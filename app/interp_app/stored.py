@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from interp.batch.folder import MANIFEST, SHARD, SHARDS
+from interp.batch.kinds.dossier_tables import HEAD
 from interp.dossiers.stored import holds_dossiers
 from interp.errors import InputError
 from interp.results.store import CONTENT
@@ -79,27 +81,34 @@ def listed_dossiers(folder: Path, model: str) -> dict[str, str]:
                     if content["settings"]["model"]["model"] == model:
                         found.append(((each / CONTENT).stat().st_mtime, each.name, each.name))
                 elif (each / MANIFEST).is_file():
+                    state = (each / MANIFEST).stat().st_mtime_ns, (each / SHARDS).stat().st_mtime_ns
                     found += [
-                        (shard.stat().st_mtime, f"{each.name}:{shard.name[:UNIT]}", f"{each.name}, {label}")
-                        for shard, label in _in_store(each, model)
+                        (
+                            (each / SHARDS / unit / SHARD).stat().st_mtime,
+                            f"{each.name}:{unit[:UNIT]}",
+                            f"{each.name}, {label}",
+                        )
+                        for unit, label, name in _in_store(each, state)
+                        if name == model
                     ]
             except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
                 continue
     return {name: told for _, name, told in sorted(found, key=lambda row: -row[0])}
 
 
-def _in_store(folder: Path, model: str) -> list[tuple[Path, str]]:
-    """Shards with dossiers of a model in the store of a batch, and their labels."""
+@lru_cache(maxsize=64)
+def _in_store(folder: Path, state: tuple[int, int]) -> list[tuple[str, str, str]]:
+    """Unit, label and model of the dossiers in the store of a batch; none where it holds a link.
+
+    state: when its manifest and its shards were last written, by which it is known whether to look again
+    """
     from interp.batch import open_store
     from interp.batch.dossiers import listed as sets
-    from interp.batch.folder import BatchFolder
 
-    store = open_store(folder)
-    return [
-        (BatchFolder(folder).shard(each.unit), each.label)
-        for each in sets(store)
-        if json.loads(each.settings)["model"]["model"] == model
-    ]
+    inside = [*folder.iterdir(), *(folder / SHARDS).iterdir(), *(folder / SHARDS).glob(f"*/{HEAD}.parquet")]
+    if any(each.is_symlink() for each in inside):
+        return []
+    return [(each.unit, each.label, json.loads(each.settings)["model"]["model"]) for each in sets(open_store(folder))]
 
 
 def dossiers_file(folder: Path, name: str) -> Path:

@@ -94,7 +94,7 @@ def write_reports(store: BatchStore) -> list[Path]:
     if not found:
         dossiers_of(store, None, None)
     paths = []
-    for name, each in zip(_file_names(found), found, strict=True):
+    for name, each in zip(file_names(found), found, strict=True):
         page = opened(store, each.unit).report()
         write_together(store.folder / REPORTS, {name: partial(_write, page)}, "report")
         paths.append(store.folder / REPORTS / name)
@@ -105,7 +105,7 @@ def _write(page: str, path: Path) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _file_names(found: Sequence[StoredDossiers]) -> list[str]:
+def file_names(found: Sequence[StoredDossiers]) -> list[str]:
     """A name of a file for each: its label in plain letters, told apart by its unit where that is not enough."""
     plain = [re.sub(r"[^A-Za-z0-9_.@-]+", "-", each.label).strip(".-")[:100] or "model" for each in found]
     return [

@@ -59,18 +59,22 @@ class Estimate:
         named = ", ".join(f"{name} ({count} checkpoints)" if count > 1 else name for name, count in self.models.items())
         left = self.units - self.finished
         largest = max(self.weights.values(), default=0)
-        workers = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
+        workers = f"{self.workers} worker{_s(self.workers)}"
         several = len(self.models) > 1
         lines = [
             f"{len(self.models)} models: {named}; the largest has {readable(largest)} of weights"
             if several
             else f"a model: {named}; it has {readable(largest)} of weights",
-            f"{self.documents:,} documents, {self.characters:,} characters",
-            f"{self.units} units of work, {self.finished} finished, {left} to do",
+            f"{self.documents:,} document{_s(self.documents)}, {self.characters:,} characters",
+            f"{self.units} unit{_s(self.units)} of work, {self.finished} finished, {left} to do",
             f"about {duration(self.seconds)} with {workers}, after a piece that was run",
             f"about {readable(self.memory)} of memory for each worker",
         ]
         return "\n".join(lines)
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.batch.names import is_pattern, is_text, matching
+from interp.batch.names import expanded, is_pattern, is_text, matching
 from interp.batch.problems import Keys, Problems
 from interp.errors import InputError
 
@@ -120,7 +120,11 @@ def _read_model(keys: Keys, base: Path) -> list[ModelRef]:
         refs = [ModelRef(name or source, r, _step(step, r), source, r, trusted) for r in revisions]
     else:
         assert source is not None
-        path = _as_folder(source, base)
+        try:
+            path = _as_folder(source, base)
+        except InputError as error:
+            keys.problems.add(keys.place("source"), str(error))
+            return []
         model = name or (source if path is None else path.name)
         refs = [ModelRef(model, "", None, source if path is None else str(path), revision, trusted)]
     for ref in refs:
@@ -149,7 +153,11 @@ def _step(pattern: re.Pattern[str] | None, name: str) -> int | None:
 def _folders(patterns: list[str], base: Path, keys: Keys) -> Iterator[Path]:
     """Folders of checkpoints, those of a glob by step and name."""
     for pattern in patterns:
-        path = base / Path(pattern).expanduser()
+        try:
+            path = expanded(pattern, base)
+        except InputError as error:
+            keys.problems.add(keys.place("checkpoints"), str(error))
+            continue
         if not is_pattern(pattern):
             yield path
             continue
@@ -166,7 +174,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def _as_folder(source: str, base: Path) -> Path | None:
     """The folder that a source names, None for the demo and for hub names."""
-    path = base / Path(source).expanduser()
+    path = expanded(source, base)
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
     return path if source != "demo" and (looks_like_path or path.is_dir()) else None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.batch.models import ModelRef, read_models
+from interp.batch.names import expanded
 from interp.batch.problems import Keys, Problems
 from interp.batch.texts import TextEntry, read_texts
 from interp.errors import InputError
@@ -51,7 +52,7 @@ def read_plan(path: str | Path) -> Plan:
     Raises:
         InputError: there is no such file, it is no TOML, or the plan has problems; all of them are named.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -108,7 +109,13 @@ def _plan(content: dict[str, Any], base: Path, what: str) -> Plan:
     texts = read_texts(content.get("texts", []), base, problems)
     settings = KINDS[kind].read(keys, has_texts=bool(content.get("texts")))
     keys.end()
+    place = base
+    if isinstance(output, str):
+        try:
+            place = expanded(output, base)
+        except InputError as error:
+            problems.add("output", str(error))
     problems.check(what)
     assert settings is not None
     assert characters is not None
-    return Plan(models, texts, settings, base / Path(output).expanduser(), device, dtype, characters)
+    return Plan(models, texts, settings, place, device, dtype, characters)

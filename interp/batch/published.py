@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from interp.batch.names import expanded
 from interp.errors import InputError
 from interp.inputs.textfile import read_text
 from interp.naming import nearest
@@ -82,7 +83,7 @@ def read_published(path: str | Path, form: Form = "auto") -> PublishedHeads:
     Raises:
         InputError: the file cannot be read, or is not of that form.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if form not in get_args(Form):
         raise InputError(f"form: expected one of {', '.join(get_args(Form))}, got {form!r}")
     if form == "auto":

@@ -142,7 +142,7 @@ def _run(
     try:
         with (
             Bar(total=len(units), initial=here, unit="unit", what=f"batch {folder.path.name}", show=progress) as bar,
-            closing(_outcomes(run, todo, in_order=facts["workers"] == 1)) as outcomes,
+            closing(_outcomes(run, todo, in_order=(facts["engine"], facts["workers"]) == ("local", 1))) as outcomes,
         ):
             for outcome in outcomes:
                 if not outcome.is_done:

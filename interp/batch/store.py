@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from interp.batch.folder import ERRORS, SHARDS, UNITS, BatchFolder
+from interp.batch.names import expanded
 from interp.batch.query import answer, connected, reading_shards
 from interp.batch.views import VIEWS
 from interp.errors import InputError
@@ -32,7 +33,7 @@ def open_store(folder: str | Path) -> BatchStore:
     Raises:
         InputError: it holds no batch, a damaged one, or one of another schema; the message says what to do.
     """
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     return BatchStore(path, BatchFolder(path).manifest())
 
 

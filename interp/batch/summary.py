@@ -59,12 +59,14 @@ class Summary:
         now = f"{self.done} of them done now, in {self.seconds:,.1f} s ({self.positions:,} token positions{rate})"
         lines = [f"{self.finished} of {self.planned} units are in {self.folder}: {now}"]
         if self.failed:
-            lines.append(f"{len(self.failed)} units failed:")
+            lines.append(f"{len(self.failed)} unit{'s' if len(self.failed) > 1 else ''} failed:")
             lines += [f"  {label}: {why}" for label, why in list(self.failed.items())[:SHOWN]]
             if len(self.failed) > SHOWN:
                 lines.append(f"  and {len(self.failed) - SHOWN} more; see the table `errors`")
         if self.missing:
-            lines.append(f"{self.missing} units are still to be done; run it again with --resume (resume=True)")
+            left = "unit is" if self.missing == 1 else "units are"
+            lines.append(f"{self.missing} {left} still to be done; run it again with --resume (resume=True)")
         if self.unshown:
-            lines.append(f"{self.unshown} shards of another plan lie in the same folder; no table shows them")
+            lie = "shard of another plan lies" if self.unshown == 1 else "shards of another plan lie"
+            lines.append(f"{self.unshown} {lie} in the same folder; no table shows them")
         return "\n".join(lines)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.batch.names import is_pattern, is_text, matching
+from interp.batch.names import expanded, is_pattern, is_text, matching
 from interp.batch.problems import Keys, Problems
 from interp.batch.text_tables import open_table
+from interp.errors import InputError
 
 SOURCES = ("files", "parquet", "jsonl", "dataset")
 
@@ -83,6 +84,8 @@ def _read_text(keys: Keys, base: Path) -> TextEntry | None:
             keys.problems.add(keys.place(source), f"the path {str(path)!r} is no UTF-8 text; rename it")
     if source in ("parquet", "dataset"):
         _check_columns(source, paths, column, id_column, keys)
+    if name is not None and not (name and is_text(name)):
+        keys.problems.add(keys.place("name"), f"expected a name, got {name!r:.60}")
     named_by = Path(paths[0]).stem if len(paths) == 1 else Path(paths[0]).parent.name
     return TextEntry(name or named_by, source, tuple(map(str, paths)), column, id_column, limit, characters)
 
@@ -90,7 +93,11 @@ def _read_text(keys: Keys, base: Path) -> TextEntry | None:
 def _paths(patterns: list[str], source: str, split: str | None, base: Path, keys: Keys) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
-        path = base / Path(pattern).expanduser()
+        try:
+            path = expanded(pattern, base)
+        except InputError as error:
+            keys.problems.add(keys.place(source), str(error))
+            continue
         if source == "dataset":
             found += _arrow_files(path, split, keys)
         elif is_pattern(pattern):

@@ -14,7 +14,7 @@ import pytest
 
 import interp
 from interp.batch import BatchStore, Plan, make_plan, open_store, run_batch
-from interp.batch.dossiers import listed
+from interp.batch.dossiers import StoredDossiers, file_names, listed
 from interp.batch.folder import BatchFolder
 from interp.batch.kinds import KINDS
 from interp.batch.kinds.dossiers import Dossiers
@@ -332,3 +332,21 @@ def test_a_dry_run_times_the_gathering_too_and_writes_nothing(model_folder: Path
     assert set(told["rates"][model_folder.name]) == {"passages", "dossiers"}
     assert all(rate > 0 for rate in told["rates"][model_folder.name].values())
     assert not plan.output.exists()
+
+
+def test_pages_have_names_of_plain_letters_that_differ():
+    found = [
+        StoredDossiers(unit * 32, model, checkpoint, "{}")
+        for unit, model, checkpoint in (
+            ("a", "org/m", "step 1"),
+            ("b", "org-m", "step-1"),
+            ("c", "../..", ""),
+            ("d", "m", ""),
+        )
+    ]
+    assert file_names(found) == [
+        "org-m@step-1-aaaaaaaa.html",
+        "org-m@step-1-bbbbbbbb.html",
+        "model.html",
+        "m.html",
+    ]

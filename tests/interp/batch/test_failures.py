@@ -249,6 +249,29 @@ def test_what_an_error_says_is_kept_also_where_it_is_no_text(
     assert set(open_store(plan.output).to_frame("errors")["message"]) == {"half of a pair: \\ud83d"}
 
 
+def test_a_unit_that_memory_does_not_suffice_for_fails_alone_and_lets_go_of_its_model(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import torch
+
+    plain, models = Scan.run, []
+
+    def run(self: Scan, model: Any, unit: Any, *rest: Any, **options: Any) -> Any:
+        models.append(weakref.ref(model))
+        if unit.documents and unit.documents[0].document == "d0":
+            torch.empty(2**50)  # the allocator itself says no
+        return plain(self, model, unit, *rest, **options)
+
+    monkeypatch.setattr(Scan, "run", run)
+    plan = small_plan(model_folder, tmp_path)
+    summary = run_batch(plan, progress=False)
+    [message] = summary.failed.values()
+    assert "allocate" in message
+    assert summary.finished == summary.planned - 1
+    assert models[0]() is None
+    assert len({id(each()) for each in models[2:]}) == 1
+
+
 @pytest.mark.parametrize("error", [InputError, ValueError])
 def test_a_model_that_could_not_be_loaded_is_not_kept_by_its_error(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.batch import make_plan, read_plan
+from interp.batch import make_plan, open_store, read_plan, read_published
 from interp.errors import InputError
 
 
@@ -174,6 +174,38 @@ def test_paths_may_stand_anywhere_in_a_plan_of_python(model_folder: Path, tmp_pa
 def test_options_of_the_wrong_kind_are_problems(tmp_path: Path, options: dict, message: str):
     with pytest.raises(InputError, match=message):
         make_plan(models=["demo"], output=tmp_path / "out", detectors=list(options), options=options)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"texts": ["~nobody-here/x"]}, r"texts\[0\]\.files: '~nobody-here/x': there is no home folder of that user"),
+        ({"texts": ["~nobody-here/*"]}, r"texts\[0\]\.files: '~nobody-here/\*': there is no home folder"),
+        ({"models": ["~nobody-here/x"]}, r"models\[0\]\.source: '~nobody-here/x': there is no home folder"),
+        (
+            {"models": [{"checkpoints": "~nobody-here/*"}]},
+            r"models\[0\]\.checkpoints: '~nobody-here/\*': there is no home",
+        ),
+        ({"output": "~nobody-here/x"}, r"output: '~nobody-here/x': there is no home folder"),
+        ({"output": ""}, r"output: expected a path, got ''"),
+        ({"output": "a\0b"}, r"output: expected a path, got 'a\\x00b'"),
+        ({"texts": [{"files": "a.txt", "name": ""}]}, r"texts\[0\]\.name: expected a name, got ''"),
+        ({"texts": [{"files": "a.txt", "name": "\ud800"}]}, r"texts\[0\]\.name: expected a name, got '\\ud800'"),
+    ],
+)
+def test_paths_and_names_that_are_none_are_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("a", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        make_plan(**{"models": ["demo"], "output": "out", **keys})
+
+
+def test_files_of_nobody_are_named(tmp_path: Path):
+    for read in (read_plan, open_store, read_published):
+        with pytest.raises(InputError, match="'~nobody-here/x': there is no home folder of that user"):
+            read("~nobody-here/x")
 
 
 def test_an_empty_list_of_texts_is_none(tmp_path: Path):
