@@ -31,15 +31,16 @@ def tokens_of_batch(model: HookedModel, batch: Batch) -> list[list[str]]:
 
 def sides_of(model: HookedModel, batch: Batch, stacks: Iterable[str]) -> dict[str, tuple[Side, Side]]:
     """The tokens of the queries and of the keys of each stack of layers that does not run over ``batch.ids``."""
+    apart = [stack for stack in stacks if stack not in ("", "text", "encoder")]
+    if not apart:
+        return {}
     encoder = Side(batch.ids, batch.keep, tokens_of_batch(model, batch))
     ids, keep = batch.others.get("decoder_input_ids"), batch.others.get("decoder_attention_mask")
     keep = None if keep is None else keep.bool()
     decoder = Side(ids, keep, _strings(batch.decoder_rows) or tokens_of(model, ids, keep))
     sides: dict[str, tuple[Side, Side]] = {}
-    for stack in stacks:
+    for stack in apart:
         match stack:
-            case "" | "text" | "encoder":
-                continue
             case "decoder":
                 sides[stack] = decoder, decoder
             case "cross":

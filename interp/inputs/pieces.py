@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def readable(
     return [literal[n] if n in literal else one(i) for n, i in enumerate(ids)]
 
 
+@lru_cache(1 << 17)
 def _of_bytes(piece: str) -> bytes:
     # CLIP's pieces say where a word ends, in place of the space.
     word, end = (piece.removesuffix(END_OF_WORD), b" ") if piece.endswith(END_OF_WORD) else (piece, b"")
@@ -88,8 +89,10 @@ def _joined(parts: list[bytes]) -> list[str]:
         except UnicodeDecodeError:
             broken.append(part)
             continue
-        shown += [*_mended(broken), whole]
-        broken = []
+        if broken:
+            shown += _mended(broken)
+            broken = []
+        shown.append(whole)
     return [*shown, *_mended(broken)]
 
 

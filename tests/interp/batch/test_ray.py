@@ -38,6 +38,8 @@ os.environ.update(
 )
 HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 2}
 """A lost node is missed within seconds."""
+SMALL = {"object_store_memory": 100 * 2**20}
+"""Of the memory that is shared, of which containers have little."""
 
 
 class Nodes:
@@ -45,7 +47,7 @@ class Nodes:
 
     def __init__(self, cluster: Any) -> None:
         self.cluster = cluster
-        self.nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1, num_gpus=1)]
+        self.nodes = [cluster.add_node(num_cpus=1, **SMALL), cluster.add_node(num_cpus=1, num_gpus=1, **SMALL)]
 
     def actors(self, node: Any = None) -> list[psutil.Process]:
         """Processes of workers, of all nodes or of one."""
@@ -77,7 +79,7 @@ def nodes() -> Iterator[Nodes]:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (root, root / "kernels"))))
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH},
+            head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH, **SMALL},
         )
         try:
             patch.setenv("RAY_ADDRESS", cluster.address)
