@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interp.batch.kinds.dossier_tables import HEAD, TABLES, dossiers_of_tables
+from interp.batch.kinds.dossier_tables import HEAD, TABLES, dossier_schemas, dossiers_of_tables
 from interp.batch.query import reading_shards
 from interp.errors import InputError
 from interp.folders import write_together
@@ -61,8 +61,16 @@ def opened(store: BatchStore, unit: str) -> HeadDossiers:
     from interp.batch.folder import BatchFolder
 
     shard = BatchFolder(store.folder).shard(unit)
+    schemas = dossier_schemas()
     with reading_shards():
-        return dossiers_of_tables({name: pq.read_table(shard / f"{name}.parquet") for name in (HEAD, *TABLES)})
+        tables = {name: pq.read_table(shard / f"{name}.parquet") for name in (HEAD, *TABLES)}
+        other = [name for name, table in tables.items() if table.schema.names != schemas[name].names]
+        other += [HEAD] if not other and not tables[HEAD].num_rows else []
+        if other:
+            raise InputError(
+                f"a shard cannot be read ({', '.join(other)} of {shard} is another table); check() names those"
+            )
+        return dossiers_of_tables(tables)
 
 
 def dossiers_of(store: BatchStore, model: str | None, checkpoint: str | None) -> HeadDossiers:

@@ -5,6 +5,7 @@
     shards/UNIT/          a finished unit: its tables as Parquet, and shard.json with their checksums
     errors/UNIT.json      a unit that failed, and why
     checksums.json        checksums of files of models, so that they are read once
+    reports/              pages of head dossiers, where ``interp report`` was asked for them
     lock                  held by the run that writes
 
 Everything but the times in the manifest is the same after an undisturbed run and after any number of kills and resumptions.
@@ -120,9 +121,14 @@ class BatchFolder:
             return set()
         return {n.removesuffix(suffix) for n in names if not n.startswith(".") and n.endswith(suffix)}
 
-    def error(self, unit: str) -> dict[str, Any]:
-        """Why a unit failed."""
-        return json.loads((self.path / ERRORS / f"{unit}.json").read_text(encoding="utf-8"))
+    def error(self, unit: str) -> dict[str, str]:
+        """Why a unit failed: kind, message and trace; where the file is damaged, that it is."""
+        try:
+            content = json.loads((self.path / ERRORS / f"{unit}.json").read_text(encoding="utf-8"))
+            return {name: str(content[name]) for name in ("kind", "message", "trace")}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            message = f"it failed, and what it said cannot be read ({error}); --resume --retry-failed tries it again"
+            return {"kind": "Damaged", "message": message, "trace": ""}
 
     def write_shard(self, unit: Unit, tables: Mapping[str, pa.Table]) -> None:
         """Keep the tables of a finished unit; its error from before is gone.
@@ -179,8 +185,8 @@ class BatchFolder:
                 for name, facts in content["tables"].items():
                     if hashlib.sha256((folder / name).read_bytes()).hexdigest() != facts["sha256"]:
                         found[unit] = f"{name} is not what was written"
-            except (OSError, ValueError, KeyError) as error:
-                found[unit] = str(error)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                found[unit] = f"{SHARD} cannot be read, or a table of it: {error}"
         return found
 
     @contextmanager

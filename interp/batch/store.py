@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from interp.batch.folder import ERRORS, SHARDS, UNITS, BatchFolder
+from interp.batch.folder import SHARDS, UNITS, BatchFolder
 from interp.batch.names import expanded
 from interp.batch.query import answer, connected, reading_shards
+from interp.batch.units import units_schema
 from interp.batch.views import VIEWS
 from interp.errors import InputError
 from interp.naming import nearest
@@ -154,6 +154,9 @@ class BatchStore:
             table = pq.read_table(self.folder / UNITS)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{self.folder / UNITS} cannot be read: {error}") from error
+        lacking = [name for name in units_schema().names if name not in table.column_names]
+        if lacking:
+            raise InputError(f"{self.folder / UNITS} cannot be read: it lacks {', '.join(lacking)}")
         folder = BatchFolder(self.folder)
         finished, failed = folder.finished(), folder.failed()
         states = [
@@ -185,9 +188,8 @@ class BatchStore:
         names = ("kind", "message", "trace")
         found = []
         for row in rows:
-            path = self.folder / ERRORS / f"{row['unit']}.json"
-            if row["state"] == "failed" and path.is_file():
-                error = json.loads(path.read_text(encoding="utf-8"))
+            if row["state"] == "failed":
+                error = BatchFolder(self.folder).error(row["unit"])
                 place = {key: row[key] for key in ("unit", "model", "checkpoint", "step", "text", "first_document")}
                 found.append({**place, **{name: error[name] for name in names}})
         words = pa.string()

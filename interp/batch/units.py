@@ -222,12 +222,12 @@ def in_place(unit: Unit, schema: pa.Schema, rows: Mapping[str, Any] | list[dict[
     return pa.table(arrays, schema=schema)
 
 
-def units_table(units: Sequence[Unit]) -> pa.Table:
-    """One row a unit, in order: what the store should hold."""
+def units_schema() -> pa.Schema:
+    """Columns of the table of units."""
     import pyarrow as pa
 
     words = pa.string()
-    schema = pa.schema(
+    return pa.schema(
         [
             ("number", pa.int64()),
             ("unit", words),
@@ -242,6 +242,12 @@ def units_table(units: Sequence[Unit]) -> pa.Table:
             ("characters", pa.int64()),
         ]
     )
+
+
+def units_table(units: Sequence[Unit]) -> pa.Table:
+    """One row a unit, in order: what the store should hold."""
+    import pyarrow as pa
+
     rows = [
         {
             "number": number,
@@ -258,4 +264,4 @@ def units_table(units: Sequence[Unit]) -> pa.Table:
         }
         for number, unit in enumerate(units)
     ]
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.Table.from_pylist(rows, schema=units_schema())

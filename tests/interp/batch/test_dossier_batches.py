@@ -287,6 +287,18 @@ def test_a_damaged_part_is_named_with_what_to_do(plan: Plan, tmp_path: Path):
     assert contents(again.output) == contents(plan.output)
 
 
+def test_a_table_that_is_another_is_named(plan: Plan, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(plan.output, copy)
+    shard = BatchFolder(copy).shard(listed(open_store(copy))[0].unit)
+    shutil.copy(shard / "metrics.parquet", shard / "shown.parquet")
+    with pytest.raises(
+        InputError, match=r"a shard cannot be read \(shown of .* is another table\); check\(\) names those"
+    ):
+        open_store(copy).dossiers()
+    assert open_store(copy).check() == {shard.name: "shown.parquet is not what was written"}
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

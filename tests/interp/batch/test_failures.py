@@ -340,3 +340,39 @@ def test_a_store_of_the_former_schema_is_read_and_not_gone_on_with(model_folder:
     ):
         run_batch(plan, resume=True, progress=False)
     assert contents(plan.output) == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", "[" * 100_000, '{"kind": 1, "message": null}'])
+def test_what_a_failed_unit_said_may_be_damaged(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+):
+    def broken(*args: Any, **options: Any) -> None:
+        raise RunError("NaN in layer 1")
+
+    monkeypatch.setattr(Scan, "run", broken)
+    plan = small_plan(model_folder, tmp_path, documents=1)
+    run_batch(plan, progress=False)
+    monkeypatch.undo()
+    for path in (plan.output / "errors").iterdir():
+        path.write_text(content, encoding="utf-8")
+    messages = open_store(plan.output).to_frame("errors")["message"]
+    assert all(said.startswith("it failed, and what it said cannot be read (") for said in messages)
+    assert set(run_batch(plan, resume=True, progress=False).failed.values()) == set(messages)
+    assert run_batch(plan, resume=True, retry_failed=True, progress=False).is_complete
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"tables": 3}', '{"tables": {"scores.parquet": 3}}'])
+def test_a_list_of_tables_that_is_damaged_is_found(model_folder: Path, tmp_path: Path, content: str):
+    plan = small_plan(model_folder, tmp_path, documents=1)
+    run_batch(plan, progress=False)
+    shard = next((plan.output / "shards").iterdir())
+    (shard / "shard.json").write_text(content, encoding="utf-8")
+    assert open_store(plan.output).check()[shard.name].startswith("shard.json cannot be read, or a table of it: ")
+
+
+def test_a_table_of_units_that_is_another_is_named(model_folder: Path, tmp_path: Path):
+    plan = small_plan(model_folder, tmp_path, documents=1)
+    run_batch(plan, progress=False)
+    shutil.copy(next((plan.output / "shards").iterdir()) / "inputs.parquet", plan.output / "units.parquet")
+    with pytest.raises(InputError, match=r"units\.parquet cannot be read: it lacks number, part"):
+        open_store(plan.output).to_frame("units")

@@ -80,5 +80,5 @@ def test_a_store_after_kills_at_random_moments_is_that_of_an_undisturbed_run(
         assert found == alone, f"seed {SEED}, {folder}"
         assert not [name for name in found if name.endswith(PARTIAL)]
         runs += len(json.loads((Path(folder) / "manifest.json").read_text("utf-8"))["runs"])
-    # A run that was killed before it wrote the manifest is in none.
-    assert runs > len(told["killed"])
+    # A run that was killed before it wrote the manifest is not told of there; most come later.
+    assert runs > len(told["killed"]) + kills // 4, told
