@@ -73,7 +73,8 @@ def test_workers_write_the_same_shards_also_where_one_is_killed(
 ):
     plan = small_plan(model_folder, tmp_path, documents=12)
     started: list[local._Process] = []
-    given: list[Mapping[str, Any]] = []
+    units: dict[int, int] = {}
+    killed: list[local._Process] = []
     plain_start, plain_tell = local._Processes.start, local._Processes.tell
 
     def start(self: local._Processes, number: int) -> local._Process:
@@ -81,11 +82,12 @@ def test_workers_write_the_same_shards_also_where_one_is_killed(
         return started[-1]
 
     def tell(self: local._Processes, worker: local._Process, told: Mapping[str, Any]) -> None:
-        """The worker that started first is killed as soon as it has its second unit."""
+        """The first worker that has its second unit is killed at once."""
         plain_tell(self, worker, told)
-        if "unit" in told and worker is started[0]:
-            given.append(told)
-            if len(given) == 2:
+        if "unit" in told:
+            units[worker.process.pid] = units.get(worker.process.pid, 0) + 1
+            if units[worker.process.pid] == 2 and not killed:
+                killed.append(worker)
                 os.kill(worker.process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(local._Processes, "start", start)
@@ -95,7 +97,7 @@ def test_workers_write_the_same_shards_also_where_one_is_killed(
     assert shards(contents(plan.output)) == shards(alone)
     assert open_store(plan.output).manifest["runs"][0]["workers"] == 2
     assert len(started) == 3
-    assert started[0].process.returncode == -signal.SIGKILL
+    assert killed[0].process.returncode == -signal.SIGKILL
     for worker in started:
         with pytest.raises(ProcessLookupError):
             os.kill(worker.process.pid, 0)
