@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PLOTLY = "application/vnd.plotly.v1+json"
 LARGEST = 300_000
-PATHS = re.compile(r"/home/|/root/|/tmp/|/Users/|/work/|site-packages|[A-Z]:\\\\")
+PATHS = re.compile(r"/(home|mnt|opt|root|srv|tmp|Users|work)/|site-packages|[A-Z]:\\\\")
 """What a path of a machine looks like."""
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
