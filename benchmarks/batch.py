@@ -392,7 +392,7 @@ def main() -> None:
     told = (
         f"Medians of {arguments.repeats}, lowest and highest in brackets; one thread a worker. {machine()}, "
         f"python {platform.python_version()}, transformers {transformers.__version__}, ray {ray.__version__}. "
-        f"Others used the machine as well: load {min(every):.1f} to {max(every):.1f} on {os.cpu_count()} cores."
+        f"Load, the measurements' own and that of others: {min(every):.1f} to {max(every):.1f} on {os.cpu_count()} cores."
     )
     content = f"{table(found)}\n\n{table_of_engines(engines)}\n\n{told}\n"
     print(content)
