@@ -29,8 +29,8 @@ LACKING = (
 
 
 def _product(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
-    """``tl.dot`` with terms summed in float64 and rounded once. numpy's own BLAS rounds a row by its place among the others, and on
-    some processors otherwise than on others: what is tested is the kernels, not it."""
+    """``tl.dot`` with terms summed in float64 and rounded once. numpy's own BLAS rounds a row by its place among the others,
+    and on some processors otherwise than on others: what is tested is the kernels, not it."""
     from triton.runtime.interpreter import TensorHandle
 
     exact = np.matmul(a.data, b.data, dtype=np.float64)
