@@ -1,4 +1,4 @@
-"""What a run of head dossiers depends on, beside the model and the passages."""
+"""What a run of head dossiers depends on, beside the model and the passages. Without torch: plans of batches are read with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from interp.naming import nearest
-from interp_kernels.integers import whole
 
 if TYPE_CHECKING:
     from interp.models.hooked import HookedModel
@@ -51,6 +50,7 @@ class DossierSettings:
             InputError: an argument is out of its range, or does not fit the model.
         """
         from interp.dossiers.metrics import metrics_of
+        from interp_kernels.integers import whole
 
         for name, least in (("strongest", 1), ("samples", 0), ("pool", 5), ("top", 1)):
             found = whole(getattr(self, name))
@@ -89,6 +89,7 @@ class DossierSettings:
 
 def _length(model: HookedModel, asked: int | None) -> int:
     from interp.inputs.tokens import special_around
+    from interp_kernels.integers import whole
 
     found = model.shape.context or LONGEST if asked is None else whole(asked)
     around = sum(map(len, special_around(model.tokenizer)))

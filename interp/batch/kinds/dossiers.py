@@ -8,13 +8,14 @@ kill, and the dossiers are those of ``interp.head_dossiers`` over the same docum
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.batch.kinds.dossier_tables import dossier_schemas, part_of_shard, tables_of_dossiers, tables_of_part
 from interp.batch.kinds.inputs import input_schemas
 from interp.batch.problems import Keys
+from interp.dossiers.settings import DossierSettings
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from interp.batch.kinds import Part
     from interp.batch.units import Unit
-    from interp.dossiers import DossierSettings, Passage
+    from interp.dossiers import Passage
     from interp.models.hooked import HookedModel
 
 PASSAGES, GATHERED = "passages", "dossiers"
@@ -30,18 +31,8 @@ MOST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
-class DossierKeys:
-    """The table ``dossiers`` of a plan; fields as of ``interp.dossiers.DossierSettings``."""
-
-    length: int | None = None
-    by: str = "strongest"
-    strongest: int = 8
-    samples: int = 3
-    pool: int = 512
-    top: int = 4
-    least: float = 0.02
-    token_rows: int | None = None
-    seed: int = 0
+class DossierKeys(DossierSettings):
+    """The table ``dossiers`` of a plan: the same fields, of which the model is not known yet."""
 
     @property
     def kind(self) -> str:
@@ -51,9 +42,6 @@ class DossierKeys:
     def window(self) -> int | None:
         return self.length
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     def of_part(self, part: str) -> DossierKeys:
         return self
 
@@ -62,8 +50,6 @@ class DossierKeys:
         return {key: value for key, value in self.as_json().items() if key != "seed"}
 
     def settings(self) -> DossierSettings:
-        from interp.dossiers.settings import DossierSettings
-
         return DossierSettings(**self.as_json())
 
 
