@@ -7,11 +7,10 @@ Needs playwright and chromium (or Chrome) on the PATH.
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 
-from figures import installed_browser
+from figures import installed_browser, names_of
 from playwright.sync_api import sync_playwright
 
 from interp.dossiers import HeadDossiers
@@ -43,11 +42,7 @@ def main() -> None:
 
 def dossiers_of(page: Path) -> HeadDossiers:
     """What the first Python of a page calls ``dossiers``."""
-    names: dict[str, object] = {"__name__": page.stem}
-    first = re.search(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert first is not None
-    exec(first[1], names)  # noqa: S102 - the project's own page
-    found = names["dossiers"]
+    found = names_of(page, 1)["dossiers"]
     assert isinstance(found, HeadDossiers)
     return found
 

@@ -43,12 +43,18 @@ def installed_browser() -> str:
 
 def figures_of(page: Path) -> list[go.Figure]:
     """What the Python of a page calls ``figures`` or ``figure``; none where it leaves no such thing."""
-    names: dict[str, object] = {"__name__": page.stem}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
-        exec(block, names)  # noqa: S102 - the project's own page
+    names = names_of(page)
     found = names.get("figures", [names.get("figure")])
     assert isinstance(found, list)
     return [figure for figure in found if isinstance(figure, go.Figure)]
+
+
+def names_of(page: Path, blocks: int | None = None) -> dict[str, object]:
+    """What the Python of a page leaves. blocks: of so many, the first ones; None: of all."""
+    names: dict[str, object] = {"__name__": page.stem}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)[:blocks]:
+        exec(block, names)  # noqa: S102 - the project's own page
+    return names
 
 
 def draw(figures: list[go.Figure], target: Path, browser: str) -> None:

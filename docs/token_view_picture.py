@@ -7,10 +7,9 @@ Needs playwright and chromium (or Chrome) on the PATH.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from figures import installed_browser
+from figures import installed_browser, names_of
 from playwright.sync_api import sync_playwright
 
 from interp.views import TokenView
@@ -34,13 +33,9 @@ def main() -> None:
 
 def view_of(page: Path) -> TokenView:
     """What the first Python of a page calls ``view``."""
-    names: dict[str, object] = {"__name__": page.stem}
-    first = re.search(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert first is not None
-    exec(first[1], names)  # noqa: S102 - the project's own page
-    view = names["view"]
-    assert isinstance(view, TokenView)
-    return view
+    found = names_of(page, 1)["view"]
+    assert isinstance(found, TokenView)
+    return found
 
 
 if __name__ == "__main__":
