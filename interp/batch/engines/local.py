@@ -72,7 +72,9 @@ def threads_of(workers: int) -> int | None:
     if workers == 1:
         return None
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else max(1, len(os.sched_getaffinity(0)) // workers)
+    # Where the system says which cores this process may use (Linux does, macOS does not), those alone.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(given) if given.isdigit() and int(given) else max(1, cores // workers)
 
 
 def gpus() -> int:

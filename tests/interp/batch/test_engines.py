@@ -49,6 +49,16 @@ def test_a_worker_stays_with_its_model_and_helps_with_the_largest_in_the_end():
     assert not schedule.has_units
 
 
+def test_cores_are_shared_also_where_the_system_does_not_say_which_ones_are_ours(monkeypatch: pytest.MonkeyPatch):
+    """macOS has no affinity of processes."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert [local.threads_of(workers) for workers in (1, 2, 3, 16)] == [None, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert local.threads_of(2) == 3
+
+
 @pytest.fixture(scope="module")
 def alone(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The store of one worker in this process, one thread."""
