@@ -20,6 +20,7 @@ from interp_kernels.integers import whole, whole_numbers
 from interp_kernels.library import run_in_graph
 from interp_kernels.map import AttentionMap
 from interp_kernels.mask import Mask, describe
+from interp_kernels.once import Once
 from interp_kernels.operands import Operands
 
 Backend = Literal["auto", "reference", "cpu", "triton"]
@@ -45,6 +46,7 @@ TENSORS_OF: dict[type[P.Probe], tuple[tuple[str, bool], ...]] = {
 """The tensors of each probe, by field, and whether it does without."""
 LARGEST = 1 << 62
 """Of distances: what int64 holds, with room to count on."""
+_finite = Once()
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -274,7 +276,12 @@ def checked_probe(probe: P.Probe) -> P.Probe:
         each, use = ("key", "weights= or queries=") if isinstance(probe, P.Received) else ("square", "queries=")
         raise ValueError(f"{where}reduce: it has a value per {each} and no query axis to average; use {use}")
     for field, is_optional in TENSORS_OF.get(type(probe), ()):
-        _check_values(f"{where}{field}", getattr(probe, field), is_optional=is_optional)
+        x = getattr(probe, field)
+        if not isinstance(x, Tensor) and not (x is None and is_optional):
+            raise ValueError(f"{where}{field}: expected a tensor, got {describe(x)}")
+    # A branch on the values would break the graph of torch.compile.
+    if not torch.compiler.is_compiling():
+        _finite.of(probe, None, lambda: _check_values(probe))
     if isinstance(probe, P.OffsetMass):
         return replace(probe, offsets=_checked_offsets(f"{where}offsets", probe.offsets))
     if isinstance(probe, P.DistanceHistogram):
@@ -295,21 +302,18 @@ def _check_kind(probe: P.Probe) -> None:
         raise ValueError(f"probes: expected instances of Entropy, Peak, KeyMass, ..., got {describe(probe)}")
 
 
-def _check_values(name: str, x: Tensor | None, *, is_optional: bool) -> None:
-    """Refuse what is no tensor, and one with NaN or infinity in it, which would make NaN of every sum."""
-    if x is None and is_optional:
-        return
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: expected a tensor, got {describe(x)}")
-    # A branch on the values would break the graph of torch.compile.
-    if torch.compiler.is_compiling() or not x.is_floating_point() or x.numel() == 0:
-        return
-    # NaN is the least and the largest of numbers here; what an expanded tensor repeats is looked at once.
-    ends = torch.stack(torch.aminmax(x[tuple(slice(None) if step else slice(1) for step in x.stride())]))
-    if bool(ends.isfinite().all()):
-        return
-    kind = "NaN" if bool(ends.isnan().any()) else "infinity"
-    raise ValueError(f"{name}: expected finite numbers, got {kind} in a tensor of shape {list(x.shape)}")
+def _check_values(probe: P.Probe) -> None:
+    """Refuse a tensor with NaN or infinity in it, which would make NaN of every sum."""
+    for field, _ in TENSORS_OF.get(type(probe), ()):
+        x = getattr(probe, field)
+        if x is None or not x.is_floating_point() or x.numel() == 0:
+            continue
+        # NaN is the least and the largest of numbers here; what an expanded tensor repeats is looked at once.
+        ends = torch.stack(torch.aminmax(x[tuple(slice(None) if step else slice(1) for step in x.stride())]))
+        if not bool(ends.isfinite().all()):
+            kind = "NaN" if bool(ends.isnan().any()) else "infinity"
+            where = f"{type(probe).__name__}.{field}"
+            raise ValueError(f"{where}: expected finite numbers, got {kind} in a tensor of shape {list(x.shape)}")
 
 
 def _check_probe_tensors(probe: P.Probe, where: str, ops: Operands) -> None:

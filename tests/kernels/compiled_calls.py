@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 
@@ -69,14 +69,18 @@ def probes(queries: int = LENGTH) -> tuple[ik.Probe, ...]:
     )
 
 
+SCAN = 7
+"""How many of the probes are the set of a scan."""
+
+
 def compiled(capability: int) -> Iterator[tuple[str, Compiled]]:
-    """What a call compiles, call after call: every configuration plain and with the probes of a scan; every kernel."""
+    """What a call compiles, call after call: every configuration plain, then with the probes of a scan; every kernel."""
     half = torch.bfloat16
     for dtype, width in ((half, 64), (half, 128), (half, 256), (torch.float16, 64), (torch.float32, 64)):
         for config in configurations("forward", capability, dtype.itemsize, width):
             with compiling(capability, only="forward_kernel") as found, fixed(config):
                 run(plain(dtype, width), ())
-                run(plain(dtype, width), probes()[:7])
+                run(plain(dtype, width), probes()[:SCAN])
             yield from ((f"{dtype} {width} {config}", each) for each in found)
         for config in configurations("columns", capability, dtype.itemsize, width):
             with compiling(capability, only="columns_kernel") as found, fixed(config):
@@ -84,8 +88,8 @@ def compiled(capability: int) -> Iterator[tuple[str, Compiled]]:
             yield from ((f"{dtype} {width} {config}", each) for each in found)
     for config in configurations("decode", capability, half.itemsize, 128):
         with compiling(capability) as found, fixed(config, splits=3):
-            run(plain(half, 128, queries=1), probes(queries=1)[:7])
-            run(edited(plain(half, 128, queries=1)), probes(queries=1)[:7])
+            run(plain(half, 128, queries=1), probes(queries=1)[:SCAN])
+            run(edited(plain(half, 128, queries=1)), probes(queries=1)[:SCAN])
         yield from ((f"decode {config}", each) for each in found if each.name in ("forward_kernel", "merge_kernel"))
     calls = {"plain": plain(half, 128), "rich": rich(half, 80), "float32": plain(torch.float32, 80)}
     calls["edited"] = edited(plain(half, 128))
@@ -101,9 +105,13 @@ def compiled(capability: int) -> Iterator[tuple[str, Compiled]]:
 
 def main(capability: int) -> None:
     for call, kernel in compiled(capability):
-        known = {f.name: getattr(kernel, f.name) for f in fields(kernel) if f.name != "assembly"}
-        asynchronous = "wgmma" in kernel.assembly["ptx"], "cp.async" in kernel.assembly["ptx"]
-        line = {"call": call, **known, "wgmma": asynchronous[0], "cp_async": asynchronous[1]}
+        line = {"call": call}
+        line |= {
+            name: getattr(kernel, name) for name in ("name", "registers", "stack", "shared", "num_warps", "num_stages")
+        }
+        line |= {"wgmma": "wgmma" in kernel.assembly["ptx"], "cp_async": "cp.async" in kernel.assembly["ptx"]}
+        line |= {"loops": [loop.total() for loop in kernel.loops]}
+        line |= {"loop_spills": [loop["LDL"] + loop["STL"] for loop in kernel.loops]}
         sys.stdout.write(json.dumps(line) + "\n")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +26,16 @@ from triton.runtime.jit import JITFunction
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block may have (CUDA programming guide, compute capabilities)."""
 
+TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P[T0-9]+\s+)?([A-Z0-9]+)\S*\s*(.*?);", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel as compiled. registers a thread; stack: bytes a thread spills to; shared: bytes a block."""
+    """One kernel as compiled. registers a thread; stack: bytes a thread spills to; shared: bytes a block; loops: the
+    instructions, by name, of each loop with a product of matrices in it, in the order of the code. Both ways of a branch
+    count."""
 
     name: str
     registers: int
@@ -35,6 +43,7 @@ class Compiled:
     shared: int
     num_warps: int
     num_stages: int
+    loops: tuple[Counter[str], ...]
     assembly: dict[str, Any]
 
     def __str__(self) -> str:
@@ -83,11 +92,11 @@ def compiling(capability: int, only: str = "") -> Iterator[list[Compiled]]:
 
 def _measured(kernel: Any) -> Compiled:
     metadata = kernel.metadata
-    cubin = Path("/tmp") / f"{kernel.hash}.cubin"
-    cubin.write_bytes(kernel.asm["cubin"])
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    report = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
-    cubin.unlink()
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        report = _dumped("-res-usage", file.name)
+        listing = _dumped("-sass", file.name)
     used = re.search(r"REG:(\d+) STACK:(\d+)", report)
     assert used, report
     return Compiled(
@@ -97,5 +106,24 @@ def _measured(kernel: Any) -> Compiled:
         shared=metadata.shared,
         num_warps=metadata.num_warps,
         num_stages=metadata.num_stages,
+        loops=_loops(listing),
         assembly=kernel.asm,
     )
+
+
+def _dumped(what: str, path: str) -> str:
+    return subprocess.run([TOOL, what, path], capture_output=True, text=True, check=True).stdout
+
+
+def _loops(listing: str) -> tuple[Counter[str], ...]:
+    """A loop is what lies between a branch and the earlier place that it goes back to."""
+    code = [(int(at, 16), name, rest) for at, name, rest in INSTRUCTION.findall(listing)]
+    place = {at: n for n, (at, _, _) in enumerate(code)}
+    found = []
+    for n, (_, name, rest) in enumerate(code):
+        target = re.search(r"0x([0-9a-f]+)", rest) if name == "BRA" else None
+        begin = place.get(int(target[1], 16), n) if target else n
+        names = Counter(each for _, each, _ in code[begin : n + 1])
+        if begin < n and any("MMA" in each for each in names):
+            found.append(names)
+    return tuple(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,3 +82,25 @@ def test_every_kernel_compiles_in_every_configuration(
     # What makes it fast: keys and values on their way while a tile is computed, and Hopper's own matrix instructions.
     assert all(kernel["cp_async"] for kernel in forward)
     assert all(kernel["wgmma"] == (capability == 90) for kernel in forward)
+    if capability == 90:
+        check_what_statistics_cost(forward)
+
+
+def check_what_statistics_cost(forward: list[dict]) -> None:
+    """In the loop over tiles that are seen whole, the first of a kernel's: the scan set keeps six sums beside the softmax's
+    own (entropy, four key masses, distance), each of them one product for each score, and may take as much again for the
+    rest. What a call prefers, the first configuration, keeps all registers there."""
+    by_call: dict[str, list[dict]] = {}
+    for kernel in forward:
+        by_call.setdefault(kernel["call"], []).append(kernel)
+    preferred = set()
+    for call, (plain, scan) in by_call.items():
+        dtype, width, config = call.split(" ", 2)
+        if int(width) > 128:
+            continue
+        m, n, warps = (int(value) for value in re.findall(r"block_m=(\d+), block_n=(\d+), num_warps=(\d+)", config)[0])
+        each_score = 32 * warps / (m * n)
+        assert (scan["loops"][0] - plain["loops"][0]) * each_score <= 2 * 6, call
+        if (dtype, width) not in preferred:
+            assert plain["loop_spills"][0] == scan["loop_spills"][0] == 0, call
+        preferred.add((dtype, width))

@@ -34,7 +34,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class Forwarded:
-    """What a pass leaves, [B, Hq, Tq, ...]; None for what is not kept. linear: [G, B, Hq, Tq]."""
+    """What a pass leaves, [B, Hq, Tq, ...]; None for what is not kept. linear: [G, B, Hq, Tq]. splits: over how many
+    programs it shared a row's keys out."""
 
     output: Tensor
     lse: Tensor
@@ -43,6 +44,7 @@ class Forwarded:
     entropy: Tensor | None
     peak_index: Tensor | None
     linear: Tensor | None
+    splits: int
 
 
 def forward(call: Call, statistics: RowStatistics, kept: Kept) -> Forwarded:
@@ -91,6 +93,7 @@ def forward(call: Call, statistics: RowStatistics, kept: Kept) -> Forwarded:
         entropy=results["entropy_ptr"],
         peak_index=index,
         linear=results["linear_ptr"],
+        splits=splits,
     )
 
 

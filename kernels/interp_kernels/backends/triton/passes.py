@@ -7,9 +7,10 @@ from torch import Tensor
 from interp_kernels import probes as P
 from interp_kernels.backends.finish import finished, finished_index, query_weights
 from interp_kernels.backends.triton.forward import Kept, forward
+from interp_kernels.backends.triton.labels import LabelOrder
 from interp_kernels.backends.triton.operands import prepared
 from interp_kernels.backends.triton.rows import RowStatistics
-from interp_kernels.backends.triton.second import Rows, column_sums, histogram, pairs, squares, top
+from interp_kernels.backends.triton.second import Rows, column_sums, histogram, matches, pairs, squares, top
 from interp_kernels.operands import Operands
 
 
@@ -61,6 +62,8 @@ class _Passes:
             value, exists = pairs(rows, probe.offsets)
         elif isinstance(probe, P.DistanceHistogram):
             value = histogram(rows, probe.edges)
+        elif isinstance(probe, P.LabelMatch):
+            value = matches(rows, LabelOrder.of(probe, self.ops), self.result.splits)
         else:
             assert self.result.linear is not None
             value = self.statistics.value(probe, self.result.linear)

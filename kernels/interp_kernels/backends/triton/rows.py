@@ -9,26 +9,31 @@ from torch import Tensor
 
 from interp_kernels import probes as P
 from interp_kernels.backends.triton.operands import constants
+from interp_kernels.once import Once
 from interp_kernels.operands import Operands
 
 UNCLIPPED = 1 << 30
 """The reach of a distance without a window: beyond every sequence."""
 
+LEVEL = 128
+"""Keys over which it is noted whether their weights are all the same. The kernel's tiles of keys divide it."""
+
+_columns = Once()
+
 
 class RowStatistics:
-    """The linear statistics of some probes: label matches first, then the columns of key masses, then distances."""
+    """The linear statistics of some probes: the columns of key masses first, then distances."""
 
     def __init__(self, ops: Operands, probes: tuple[P.Probe, ...]) -> None:
         self.ops = ops
-        self.labels = [probe for probe in probes if isinstance(probe, P.LabelMatch)]
         self.masses = [probe for probe in probes if isinstance(probe, P.KeyMass)]
         self.distances = [probe for probe in probes if isinstance(probe, P.Distance)]
         self.columns = sum(probe.weights.shape[-1] for probe in self.masses)
-        self.weights = self._weights()
+        self.weights, self.levels = self._weights()
 
     @property
     def count(self) -> int:
-        return len(self.labels) + self.columns + len(self.distances)
+        return self.columns + len(self.distances)
 
     @property
     def is_per_head(self) -> bool:
@@ -37,65 +42,52 @@ class RowStatistics:
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the forward kernel."""
-        ops, weights = self.ops, self.weights
-        strict = sum(1 << n for n, probe in enumerate(self.labels) if probe.strict)
         given: dict[str, Any] = {
-            "query_label_ptr": None,
-            "label_ptr": None,
-            "query_label_n": ops.batch * ops.queries,
-            "label_n": ops.batch * ops.keys,
-            "weight_ptr": weights,
-            "weight_b": 0,
-            "weight_h": 0,
-            "weight_c": 0,
+            "weight_ptr": self.weights,
+            "level_ptr": self.levels,
             "reach_ptr": None,
-            "LABELS": len(self.labels),
-            "STRICT": strict,
             "MASSES": self.columns,
             "DISTANCES": len(self.distances),
+            "CLIPPED": any(probe.window is not None for probe in self.distances),
+            "LEVEL": LEVEL,
         }
-        if self.labels:
-            pairs = [_ranks(probe, ops.batch) for probe in self.labels]
-            given["query_label_ptr"] = torch.stack([queries for queries, _ in pairs])
-            given["label_ptr"] = torch.stack([keys for _, keys in pairs])
-        if weights is not None:
-            c, b, h, _ = weights.stride()
-            given |= {
-                "weight_c": c,
-                "weight_b": b if weights.shape[1] > 1 else 0,
-                "weight_h": h if weights.shape[2] > 1 else 0,
-            }
+        for name, x in (("weight", self.weights), ("level", self.levels)):
+            given |= {f"{name}_{dim}": 0 for dim in "cbh"}
+            if x is not None:
+                c, b, h, _ = x.stride()
+                given |= {
+                    f"{name}_c": c,
+                    f"{name}_b": b if x.shape[1] > 1 else 0,
+                    f"{name}_h": h if x.shape[2] > 1 else 0,
+                }
         if self.distances:
             reaches = tuple(min(probe.window or UNCLIPPED, UNCLIPPED) for probe in self.distances)
-            given["reach_ptr"] = constants(reaches, ops.q.device)
+            given["reach_ptr"] = constants(reaches, self.ops.q.device)
         return given
 
     def value(self, probe: P.Probe, linear: Tensor) -> Tensor:
         """A probe's share of the kernel's linear statistics [G, B, Hq, Tq]."""
-        if isinstance(probe, P.LabelMatch):
-            return linear[self.labels.index(probe)]
         if isinstance(probe, P.Distance):
-            return linear[len(self.labels) + self.columns + self.distances.index(probe)]
+            return linear[self.columns + self.distances.index(probe)]
         at = self.masses.index(probe)  # pyright: ignore[reportArgumentType]
-        start = len(self.labels) + sum(other.weights.shape[-1] for other in self.masses[:at])
+        start = sum(other.weights.shape[-1] for other in self.masses[:at])
         return linear[start : start + self.masses[at].weights.shape[-1]].movedim(0, -1).contiguous()
 
-    def _weights(self) -> Tensor | None:
-        """float32 [C, B or 1, Hq or 1, Tk]: a column's weights side by side."""
-        if not self.masses:
-            return None
-        given = [probe.weights.to(torch.float32) for probe in self.masses]
-        given = [w[:, None] if w.ndim == 3 else w[(None,) * (4 - w.ndim)] for w in given]
-        batch, heads = (max(w.shape[dim] for w in given) for dim in (0, 1))
-        return torch.cat([w.movedim(-1, 0).expand(-1, batch, heads, -1) for w in given]).contiguous()
+    def _weights(self) -> tuple[Tensor | None, Tensor | None]:
+        """Of all key masses, column after column: what ``_with_levels`` gives of one."""
+        given = [_columns.of(probe, None, lambda probe=probe: _with_levels(probe)) for probe in self.masses]
+        if len(given) < 2:
+            return given[0] if given else (None, None)
+        batch, heads = (max(weights.shape[dim] for weights, _ in given) for dim in (1, 2))
+        weights, levels = (torch.cat([x.expand(-1, batch, heads, -1) for x in xs]) for xs in zip(*given, strict=True))
+        return weights, levels
 
 
-def _ranks(probe: P.LabelMatch, batch: int) -> tuple[Tensor, Tensor]:
-    """Labels of queries [B, Tq] and keys [B, Tk] as numbers that are equal where the labels are; NaN, which equals
-    nothing, at queries that match nothing. float32, which GPUs compare faster than integers: exact up to 2^24 keys."""
-    keys = probe.key_labels.long().expand(batch, -1).contiguous()
-    queries = probe.query_labels.long().expand(batch, -1).contiguous()
-    ordered = keys.sort(dim=-1).values
-    place = torch.searchsorted(ordered, queries).clamp(max=keys.shape[-1] - 1)
-    found = (ordered.gather(-1, place) == queries) & (queries != -1)
-    return place.float().masked_fill(~found, torch.nan), torch.searchsorted(ordered, keys).float()
+def _with_levels(probe: P.KeyMass) -> tuple[Tensor, Tensor]:
+    """A probe's weights, float32 [C, B or 1, Hq or 1, whole levels of keys], 0 beyond the last key; and the weight that all
+    keys of a level have, NaN where they differ, [C, B or 1, Hq or 1, levels]."""
+    given = probe.weights.detach()
+    given = given[:, None] if given.ndim == 3 else given[(None,) * (4 - given.ndim)]
+    weights = torch.nn.functional.pad(given.movedim(-1, 0).float(), (0, -given.shape[2] % LEVEL)).contiguous()
+    least, most = weights.unflatten(-1, (-1, LEVEL)).aminmax(dim=-1)
+    return weights, least.where(least == most, torch.nan)

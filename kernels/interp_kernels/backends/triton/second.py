@@ -15,9 +15,11 @@ from interp_kernels.backends.triton.device.cells import cells_kernel
 from interp_kernels.backends.triton.device.columns import columns_kernel
 from interp_kernels.backends.triton.device.histogram import histogram_kernel
 from interp_kernels.backends.triton.device.largest import largest_kernel
+from interp_kernels.backends.triton.device.matches import matches_kernel
 from interp_kernels.backends.triton.device.pairs import pairs_kernel
 from interp_kernels.backends.triton.device.product import product_kernel
 from interp_kernels.backends.triton.device.squares import squares_kernel
+from interp_kernels.backends.triton.labels import LabelOrder
 from interp_kernels.backends.triton.launch import cdiv, launch
 from interp_kernels.backends.triton.operands import Call, constants, padded
 
@@ -77,6 +79,24 @@ def column_sums(rows: Rows, weights: Tensor, counts: Tensor | None = None) -> tu
     }
     launch(columns_kernel, "columns", rows.call, lambda c: (rows.heads * cdiv(ops.keys, c.block_n),), arguments)
     return sums, seen
+
+
+def matches(rows: Rows, order: LabelOrder, splits: int) -> Tensor:
+    """sum_j P_ij over the keys of the query's label, [B, Hq, Tq]. A block's keys are shared out to ``splits`` programs."""
+    ops = rows.call.ops
+    value = rows.empty(splits, *rows.shift.shape)
+    arguments = {
+        "shift_ptr": rows.shift,
+        "factor_ptr": rows.factor,
+        "query_ptr": order.query,
+        "from_ptr": order.start,
+        "to_ptr": order.end,
+        "key_ptr": order.key,
+        "value_ptr": value,
+        "splits": splits,
+    }
+    launch(matches_kernel, "rows", rows.call, lambda c: (rows.heads * cdiv(ops.queries, c.block_m), splits), arguments)
+    return value[0] if splits == 1 else value.sum(0)
 
 
 def pairs(rows: Rows, offsets: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ def _of_hopper(width: int) -> tuple[Config, ...]:
 
 def _of_ampere(width: int) -> tuple[Config, ...]:
     if width > 128:
-        return Config(64, 32, 4, 2), Config(128, 32, 8, 2)
+        return Config(64, 32, 8, 2), Config(32, 32, 4, 2)
     if width > 64:
         return Config(128, 64, 8, 2), Config(128, 32, 8, 3), Config(64, 64, 4, 2)
     return Config(128, 64, 8, 3), Config(64, 64, 4, 3)
@@ -73,7 +73,7 @@ def _of_float32(kind: Kind, wide: bool) -> tuple[Config, ...]:
     if wide:
         return (Config(32, 32, 4, 1),)
     if kind == "forward":
-        return Config(64, 32, 4, 2), Config(32, 32, 4, 2)
+        return Config(32, 32, 4, 2), Config(64, 32, 4, 2)
     return (Config(32, 32, 4, 2),)
 
 

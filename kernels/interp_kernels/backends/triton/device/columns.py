@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from interp_kernels.backends.triton.device.linear import zeros
+from interp_kernels.backends.triton.device.linear import each
 from interp_kernels.backends.triton.device.scores import (
     LENGTHS,
     head_inputs,
@@ -96,8 +96,8 @@ def columns_kernel(
     lo, hi = query_span(first_key, last_key, queries, offset, window, CAUSAL, WINDOW)
     lo = lo // BLOCK_M * BLOCK_M
 
-    sums = zeros(WEIGHTS, BLOCK_N)
-    seens = zeros(COUNTS, BLOCK_N)
+    sums = each(WEIGHTS, tl.zeros([BLOCK_N], tl.float32))
+    seens = each(COUNTS, tl.zeros([BLOCK_N], tl.float32))
     for begin in tl.range(lo, hi, BLOCK_M):
         start = tl.multiple_of(begin, BLOCK_M)
         lane = tl.arange(0, BLOCK_M)

@@ -10,31 +10,86 @@ import triton
 import triton.language as tl
 
 from interp_kernels.backends.triton.device.ends import closed, entropy
-from interp_kernels.backends.triton.device.linear import gathered, load_each, zeros
+from interp_kernels.backends.triton.device.linear import each, gathered, pieces, products, summed
 from interp_kernels.backends.triton.device.scores import (
     LENGTHS,
     head_inputs,
     key_span,
     load_rows,
+    open_scores,
     open_span,
-    tile_scores,
+    visible,
 )
 
 
-@triton.jit(do_not_specialize=[*LENGTHS, "query_label_n", "label_n", "weight_c", "splits"])
+@triton.jit
+def section(
+    m, found, total, moment, g, acc, begin, end, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
+    slope, bias_here, bias_i, bias_j, class_here, class_bias_here, document_i, keep_here, document_here,
+    weight_here, weight_c, level_here, level_c, reach_ptr, queries, keys, window, c, gain, inner, hidden,
+    D: tl.constexpr, D_PAD: tl.constexpr, DV: tl.constexpr, DV_PAD: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr,
+    ENTROPY: tl.constexpr, PEAK: tl.constexpr, MASSES: tl.constexpr, DISTANCES: tl.constexpr, CLIPPED: tl.constexpr,
+    LEVEL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    OPEN: tl.constexpr,
+):  # fmt: skip
+    """The state of a block's rows after the tiles of keys from ``begin`` to ``end``. OPEN: every row sees them whole."""
+    lane = tl.arange(0, BLOCK_N)
+    for at in tl.range(begin, end, BLOCK_N):
+        start = tl.multiple_of(at, BLOCK_N)
+        s = open_scores(
+            q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here, queries, keys,
+            gain, inner, hidden, D, D_PAD, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N, OPEN,
+        )  # fmt: skip
+        if not OPEN:
+            seen = visible(
+                i[:, None], (start + lane)[None, :], document_i[:, None], keep_here, document_here, keys, window,
+                CAUSAL, WINDOW, KEEP, DOCUMENTS,
+            )  # fmt: skip
+            s = tl.where(seen, s, hidden)
+        # As it lies among the threads, see ``linear``.
+        s = tl.reshape(s, [BLOCK_M, BLOCK_N // 8, 4, 2])
+        tile_max = tl.max(tl.max(tl.max(s, 1), 2), 1)
+        risen = tl.maximum(m, tile_max)
+        # Rows that have seen no key are shifted by 0: their hidden scores then weigh 0, as they must.
+        shift = tl.where(risen <= 0.5 * hidden, 0.0, risen)
+        a = tl.exp2((m - shift) * c)
+        t = s - shift[:, None, None, None]
+        p = tl.exp2(t * c)
+        p_pieces = pieces(p, BLOCK_N)
+        p_sum = summed(p_pieces)
+        if ENTROPY:
+            moment = a[:, None] * (moment + (m - shift)[:, None] * total) + products(p_pieces, pieces(t, BLOCK_N))
+        if PEAK:
+            found = tl.where(tile_max > m, start, found)
+        if MASSES + DISTANCES > 0:
+            g = gathered(
+                g, p_pieces, p_sum, a, i, start, first, last, weight_here, weight_c, level_here, level_c, reach_ptr,
+                MASSES, DISTANCES, CLIPPED, OPEN and CAUSAL, LEVEL,
+            )  # fmt: skip
+        total = total * a[:, None] + tl.sum(p_sum, 2)
+        m = risen
+        v = load_rows(v_ptr + tl.cast(start, tl.int64) * v_t, v_t, lane, start + lane < keys, DV, DV_PAD, OPEN)
+        weights = tl.reshape(p.to(v.dtype), [BLOCK_M, BLOCK_N])
+        acc = tl.dot(weights, v, acc * a[:, None], input_precision=PRECISION)
+    return m, found, total, moment, g, acc
+
+
+@triton.jit(do_not_specialize=[*LENGTHS, "splits", "level_b", "level_h", "level_c"])
 def forward_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, shift_ptr, factor_ptr, tile_ptr, entropy_ptr, linear_ptr,
-    keep_ptr, document_ptr, sink_ptr, alibi_ptr, bias_ptr, query_label_ptr, label_ptr, weight_ptr, reach_ptr,
+    keep_ptr, document_ptr, sink_ptr, alibi_ptr, bias_ptr, weight_ptr, level_ptr, reach_ptr,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, bias_b, bias_h, bias_i, bias_j, document_b,
     class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i,
-    query_label_n, label_n, weight_b, weight_h, weight_c,
+    weight_b, weight_h, weight_c, level_b, level_h, level_c,
     heads, group, queries, keys, offset, window, splits, c, gain, inner, nat, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr, DV: tl.constexpr, DV_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     SINKS: tl.constexpr, ROW_SINKS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr,
     SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
-    STATE: tl.constexpr, ENTROPY: tl.constexpr, PEAK: tl.constexpr, LABELS: tl.constexpr, STRICT: tl.constexpr,
-    MASSES: tl.constexpr, DISTANCES: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr,
+    STATE: tl.constexpr, ENTROPY: tl.constexpr, PEAK: tl.constexpr, MASSES: tl.constexpr, DISTANCES: tl.constexpr,
+    CLIPPED: tl.constexpr, LEVEL: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Writes, for every row (flat over [B, Hq, Tq]): the output, the log-sum-exp in nats, the maximum score (shift) and the
@@ -82,58 +137,56 @@ def forward_kernel(
         class_ptr, class_b, class_h, class_bias_ptr, class_bias_b, class_bias_h, class_bias_i, keys,
         KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES,
     )  # fmt: skip
-    labels = ()
-    label_here = label_ptr
     weight_here = weight_ptr
-    if LABELS > 0:
-        labels = load_each(query_label_ptr + batch * queries, query_label_n, row, valid, LABELS)
-        label_here = label_ptr + batch * keys
+    level_here = level_ptr
     if MASSES > 0:
         weight_here = weight_ptr + batch * weight_b + head.to(tl.int64) * weight_h
+        level_here = level_ptr + batch * level_b + head.to(tl.int64) * level_h
 
     lo, hi = key_span(first, last, keys, window, CAUSAL, WINDOW)
-    open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
     lo = lo // BLOCK_N * BLOCK_N
     if SPLIT:
         share = tl.cdiv(tl.cdiv(tl.maximum(hi - lo, 0), BLOCK_N), splits) * BLOCK_N
         lo += share * tl.program_id(1)
         hi = tl.minimum(hi, lo + share)
+    # The tiles of [whole_lo, whole_hi) are seen whole by every row; there may be none.
+    open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
+    whole_lo = lo
+    if WINDOW:
+        whole_lo = tl.maximum(lo, tl.minimum(tl.cdiv(open_lo, BLOCK_N) * BLOCK_N, tl.cdiv(hi, BLOCK_N) * BLOCK_N))
+    whole_hi = tl.maximum(whole_lo, tl.minimum(open_hi, hi) // BLOCK_N * BLOCK_N)
 
     m = tl.full([BLOCK_M], 1.0, tl.float32) * hidden
-    total = tl.zeros([BLOCK_M], tl.float32)
-    moment = tl.zeros([BLOCK_M], tl.float32)
     found = tl.full([BLOCK_M], -1, tl.int32)
-    g = zeros(LABELS + MASSES + DISTANCES, BLOCK_M)
+    total = tl.zeros([BLOCK_M, 4], tl.float32)
+    moment = tl.zeros([BLOCK_M, 4], tl.float32)
+    g = each(MASSES + DISTANCES, tl.zeros([BLOCK_M, 4], tl.float32))
     acc = tl.zeros([BLOCK_M, DV_PAD], tl.float32)
-    for begin in tl.range(lo, hi, BLOCK_N):
-        start = tl.multiple_of(begin, BLOCK_N)
-        s = tile_scores(
-            q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here,
-            document_i, keep_here, document_here, queries, keys, window, gain, inner, hidden, open_lo, open_hi,
-            D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N,
+    if WINDOW:
+        m, found, total, moment, g, acc = section(
+            m, found, total, moment, g, acc, lo, whole_lo, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
+            slope, bias_here, bias_i, bias_j, class_here, class_bias_here, document_i, keep_here, document_here,
+            weight_here, weight_c, level_here, level_c, reach_ptr, queries, keys, window, c, gain, inner, hidden,
+            D, D_PAD, DV, DV_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, ENTROPY, PEAK,
+            MASSES, DISTANCES, CLIPPED, LEVEL, PRECISION, BLOCK_M, BLOCK_N, False,
         )  # fmt: skip
-        tile_max = tl.max(s, 1)
-        risen = tl.maximum(m, tile_max)
-        # Rows that have seen no key are shifted by 0: their hidden scores then weigh 0, as they must.
-        shift = tl.where(risen <= 0.5 * hidden, 0.0, risen)
-        a = tl.exp2((m - shift) * c)
-        t = s - shift[:, None]
-        p = tl.exp2(t * c)
-        tile_sum = tl.sum(p, 1)
-        if ENTROPY:
-            moment = a * (moment + (m - shift) * total) + tl.sum(p * t, 1)
-        if PEAK:
-            found = tl.where(tile_max > m, start, found)
-        if LABELS + MASSES + DISTANCES > 0:
-            g = gathered(
-                g, p, tile_sum, a, labels, i, start + tl.arange(0, BLOCK_N), start, start + BLOCK_N, first, last, keys,
-                label_here, label_n, weight_here, weight_c, reach_ptr, LABELS, STRICT, MASSES, DISTANCES,
-            )  # fmt: skip
-        total = total * a + tile_sum
-        m = risen
-        lane = tl.arange(0, BLOCK_N)
-        v = load_rows(v_ptr + tl.cast(start, tl.int64) * v_t, v_t, lane, start + lane < keys, DV, DV_PAD)
-        acc = tl.dot(p.to(v.dtype), v, acc * a[:, None], input_precision=PRECISION)
+    if not (KEEP or DOCUMENTS):
+        m, found, total, moment, g, acc = section(
+            m, found, total, moment, g, acc, whole_lo, whole_hi, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
+            slope, bias_here, bias_i, bias_j, class_here, class_bias_here, document_i, keep_here, document_here,
+            weight_here, weight_c, level_here, level_c, reach_ptr, queries, keys, window, c, gain, inner, hidden,
+            D, D_PAD, DV, DV_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, ENTROPY, PEAK,
+            MASSES, DISTANCES, CLIPPED, LEVEL, PRECISION, BLOCK_M, BLOCK_N, True,
+        )  # fmt: skip
+    m, found, total, moment, g, acc = section(
+        m, found, total, moment, g, acc, whole_hi, hi, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
+        slope, bias_here, bias_i, bias_j, class_here, class_bias_here, document_i, keep_here, document_here,
+        weight_here, weight_c, level_here, level_c, reach_ptr, queries, keys, window, c, gain, inner, hidden,
+        D, D_PAD, DV, DV_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, ENTROPY, PEAK,
+        MASSES, DISTANCES, CLIPPED, LEVEL, PRECISION, BLOCK_M, BLOCK_N, False,
+    )  # fmt: skip
+    total = tl.sum(total, 1)
+    moment = tl.sum(moment, 1)
 
     at = (batch * heads + h) * queries + row
     all_rows = tl.num_programs(0) // blocks * (group if PACKED else 1)
@@ -158,8 +211,9 @@ def forward_kernel(
     if PEAK:
         tl.store(tile_ptr + at, found, mask=valid)
     linear_n = all_rows * (splits if SPLIT else 1)
-    for n in tl.static_range(LABELS + MASSES + DISTANCES):
-        tl.store(linear_ptr + n * linear_n + at, g[n] if SPLIT else g[n] * factor, mask=valid)
+    for n in tl.static_range(MASSES + DISTANCES):
+        value = tl.sum(g[n], 1)
+        tl.store(linear_ptr + n * linear_n + at, value if SPLIT else value * factor, mask=valid)
     column = tl.arange(0, DV_PAD)
     inside = valid[:, None] & (column < DV)[None, :]
     tl.store(out_ptr + at[:, None] * DV + column[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)

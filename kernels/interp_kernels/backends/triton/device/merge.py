@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from interp_kernels.backends.triton.device.ends import closed, entropy
-from interp_kernels.backends.triton.device.linear import zeros
+from interp_kernels.backends.triton.device.linear import each
 
 
 @triton.jit(do_not_specialize=["heads", "queries", "rows", "splits"])
@@ -35,7 +35,7 @@ def merge_kernel(
     safe = tl.where(m <= 0.5 * hidden, 0.0, m)
     total = tl.zeros([BLOCK_M], tl.float32)
     moment = tl.zeros([BLOCK_M], tl.float32)
-    g = zeros(LINEAR, BLOCK_M)
+    g = each(LINEAR, tl.zeros([BLOCK_M], tl.float32))
     acc = tl.zeros([BLOCK_M, DV_PAD], tl.float32)
     for n in range(splits):
         here = tl.cast(n, tl.int64) * rows + at

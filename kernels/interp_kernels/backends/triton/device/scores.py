@@ -24,13 +24,19 @@ LENGTHS += ["class_b", "class_h", "class_bias_b", "class_bias_h", "class_bias_i"
 
 
 @triton.jit
-def load_rows(ptr, stride, index, valid, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """Rows ``index`` [R] of a matrix, [R, PADDED]; 0 where the row is not valid and beyond WIDTH."""
+def load_rows(ptr, stride, index, valid, WIDTH: tl.constexpr, PADDED: tl.constexpr, ALL: tl.constexpr = False):
+    """Rows ``index`` [R] of a matrix, [R, PADDED]; 0 where the row is not valid and beyond WIDTH. ALL: they all are valid."""
     column = tl.arange(0, PADDED)
-    mask = valid[:, None]
-    if WIDTH != PADDED:
-        mask = mask & (column < WIDTH)[None, :]
-    return tl.load(ptr + index[:, None] * stride + column[None, :], mask=mask, other=0.0)
+    place = ptr + index[:, None] * stride + column[None, :]
+    if ALL and WIDTH == PADDED:
+        x = tl.load(place)
+    elif ALL:
+        x = tl.load(place, mask=(column < WIDTH)[None, :], other=0.0)
+    elif WIDTH == PADDED:
+        x = tl.load(place, mask=valid[:, None], other=0.0)
+    else:
+        x = tl.load(place, mask=valid[:, None] & (column < WIDTH)[None, :], other=0.0)
+    return x
 
 
 @triton.jit
@@ -100,6 +106,27 @@ def visible(
 
 
 @triton.jit
+def open_scores(
+    q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here, queries, keys,
+    gain, inner, hidden, D: tl.constexpr, D_PAD: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr,
+    CLASSES: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, ALL: tl.constexpr,
+):  # fmt: skip
+    """Scores of the queries q [M, D_PAD] and the keys from ``start``, [M, BLOCK_N], without a look at the mask.
+
+    k_here, class_here: at the sequence's (and head's) first key; slope, bias_here, class_bias_here: [M], see
+    ``head_inputs``. ALL: there are BLOCK_N keys from ``start`` on.
+    """
+    lane = tl.arange(0, BLOCK_N)
+    j = start + lane
+    k = load_rows(k_here + tl.cast(start, tl.int64) * k_t, k_t, lane, j < keys, D, D_PAD, ALL)
+    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    return transformed(
+        s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j,
+        class_here, class_bias_here[:, None], queries, keys, gain, inner, hidden, ALIBI, BIAS, CLASSES, SOFTCAP,
+    )  # fmt: skip
+
+
+@triton.jit
 def tile_scores(
     q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here,
     document_i, keep_here, document_here, queries, keys, window, gain, inner, hidden, open_lo, open_hi,
@@ -107,24 +134,18 @@ def tile_scores(
     DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Scores of the queries q [M, D_PAD] and the keys from ``start``, [M, BLOCK_N], ``hidden`` where a key is hidden.
+    """The same, ``hidden`` where a key is hidden. keep_here, document_here: at the sequence's first key.
 
-    k_here, keep_here, document_here, class_here: at the sequence's (and head's) first key; slope, bias_here,
-    class_bias_here: [M], see ``head_inputs``.
     Keys of [open_lo, open_hi) are known to be seen by all: a tile of these takes no mask.
     """
-    lane = tl.arange(0, BLOCK_N)
-    j = start + lane
-    k = load_rows(k_here + tl.cast(start, tl.int64) * k_t, k_t, lane, j < keys, D, D_PAD)
-    s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-    s = transformed(
-        s, i[:, None], j[None, :], row[:, None], slope[:, None], bias_here[:, None], bias_i, bias_j,
-        class_here, class_bias_here[:, None], queries, keys, gain, inner, hidden, ALIBI, BIAS, CLASSES, SOFTCAP,
+    s = open_scores(
+        q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here, queries, keys,
+        gain, inner, hidden, D, D_PAD, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N, False,
     )  # fmt: skip
     if (start < open_lo) | (start + BLOCK_N > open_hi):
         seen = visible(
-            i[:, None], j[None, :], document_i[:, None], keep_here, document_here, keys, window,
-            CAUSAL, WINDOW, KEEP, DOCUMENTS,
+            i[:, None], (start + tl.arange(0, BLOCK_N))[None, :], document_i[:, None], keep_here, document_here,
+            keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS,
         )  # fmt: skip
         s = tl.where(seen, s, hidden)
     return s

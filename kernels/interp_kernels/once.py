@@ -1,0 +1,50 @@
+"""What is worked out of a probe once, for all the calls that it is measured in.
+
+A model's layers are measured with the same probes, and on a GPU to look at their tensors costs as much as a short layer, or
+makes the host wait for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import fields
+from threading import Lock
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from interp_kernels.probes import Probe
+
+T = TypeVar("T")
+
+
+class Once:
+    """Results of one kind, kept for each probe as long as it lives and none of its tensors is written to."""
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Probe, tuple[tuple[int, ...], dict[Hashable, object]]] = WeakKeyDictionary()
+        self._lock = Lock()
+
+    def of(self, probe: Probe, key: Hashable, make: Callable[[], T]) -> T:
+        """``make()``, called once for each probe and ``key``, which says all that the result depends on but the probe."""
+        versions = _versions(probe)
+        if versions is None:
+            return make()
+        with self._lock:
+            known, results = self._kept.get(probe, (versions, {}))
+            if known == versions and key in results:
+                return results[key]  # pyright: ignore[reportReturnType]
+        result = make()
+        with self._lock:
+            known, results = self._kept.get(probe, (versions, {}))
+            self._kept[probe] = versions, {**(results if known == versions else {}), key: result}
+        return result
+
+
+def _versions(probe: Probe) -> tuple[int, ...] | None:
+    """How often each of its tensors was written to; None where torch does not count that, in inference mode."""
+    tensors = [x for field in fields(probe) if isinstance(x := getattr(probe, field.name), Tensor)]
+    if any(x.is_inference() for x in tensors):
+        return None
+    return tuple(x._version for x in tensors)
