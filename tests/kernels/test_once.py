@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import torch
 
@@ -14,7 +15,7 @@ def test_a_result_is_made_once_for_each_probe_and_key() -> None:
     once, made = Once(), []
     one, other = KeyMass(torch.ones(3, 1)), KeyMass(torch.ones(3, 1))
     for probe, key in ((one, 1), (one, 1), (one, 2), (other, 1), (one, 1)):
-        once.of(probe, key, lambda: made.append(key))
+        once.of(probe, key, partial(made.append, key))
     assert made == [1, 2, 1]
 
 

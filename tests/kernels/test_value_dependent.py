@@ -90,7 +90,11 @@ def test_label_matches_however_often_a_label_comes(of_keys: str, is_causal: bool
     mask = Mask.causal() if is_causal else Mask.full(window=90)
     sight = Sight(KEYS - queries, causal=is_causal, windows=windows)
     keys = labels_of(of_keys, KEYS)
-    of_queries = {"last": keys[-queries:], "other": labels_of("few", queries), "same": labels_of("all the same", queries)}
+    of_queries = {
+        "last": keys[-queries:],
+        "other": labels_of("few", queries),
+        "same": labels_of("all the same", queries),
+    }
     probes = tuple(
         ik.LabelMatch(labels, keys, strict=strict, name=f"{name}{strict}")
         for name, labels in of_queries.items()
@@ -147,5 +151,5 @@ def test_a_probe_whose_tensors_were_written_to_is_looked_at_again() -> None:
         torch.testing.assert_close(value, expected[name], msg=name)
         assert not torch.allclose(value, before[name])
     weights[5] = math.nan
-    with pytest.raises(ValueError, match="KeyMass.weights: expected finite numbers, got NaN"):
+    with pytest.raises(ValueError, match=r"KeyMass\.weights: expected finite numbers, got NaN"):
         measured()
