@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from typing import Any
 
@@ -35,10 +35,14 @@ def launch(
         )
 
     candidates = configurations(kind, capability(q.device), q.element_size(), max(call.width, call.value_width))
-    flags = tuple(sorted((name, value) for name, value in named.items() if name.isupper()))
-    lengths = tuple(min(n, 1 << 16).bit_length() for n in (call.ops.queries, call.ops.keys))
+
+    def key() -> Hashable:
+        flags = tuple((name, value) for name, value in named.items() if name.isupper())
+        lengths = tuple(min(n, 1 << 16).bit_length() for n in (call.ops.queries, call.ops.keys))
+        return kernel.__name__, q.device, q.dtype, flags, lengths
+
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        config = choose((kernel.__name__, q.device, q.dtype, flags, lengths), candidates, run, q.device)
+        config = choose(key, candidates, run, q.device)
         if all(grid(config)):
             run(config)
     return config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from torch import Tensor
 
 from interp_kernels import probes as P
@@ -36,7 +38,7 @@ class _Passes:
         kept = Kept(state=bool(probes), entropy=wants_entropy, peak=wants_index)
         self.result = forward(self.call, self.statistics, kept)
 
-    @property
+    @cached_property
     def rows(self) -> Rows:
         assert self.result.shift is not None
         assert self.result.factor is not None

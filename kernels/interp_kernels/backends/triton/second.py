@@ -7,6 +7,7 @@ keeps the digits of the softmax. The lazy map has the log-sum-exp alone: it is t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Rows:
         shift = lse.contiguous() / call.nat
         return cls(call, shift.masked_fill(lse == -torch.inf, 0.0), torch.ones_like(shift), is_rounded=True)
 
-    @property
+    @cached_property
     def seen(self) -> Tensor:
         """Whether a row sees a key; so does one of NaN. After a forward pass alone."""
         return ~(self.shift <= 0.5 * self.call.hidden)

@@ -103,21 +103,25 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def choose(key: Hashable, candidates: Sequence[Config], run: Callable[[Config], None], device: torch.device) -> Config:
-    """The fastest of ``candidates`` for launches of one ``key``, measured once a process with ``run``.
+def choose(
+    key: Callable[[], Hashable], candidates: Sequence[Config], run: Callable[[Config], None], device: torch.device
+) -> Config:
+    """The fastest of ``candidates`` for launches of one ``key()``, measured once a process with ``run``.
 
     Without measuring the first: where there is one alone, in the interpreter, while a CUDA graph is captured, and with
     INTERP_KERNELS_AUTOTUNE=0, which makes results the same bits from process to process.
     """
     if (config := _fixed.get()) is not None:
         return config
-    tunes = os.environ.get("INTERP_KERNELS_AUTOTUNE", "1") != "0"
-    if len(candidates) == 1 or device.type != "cuda" or not tunes or torch.cuda.is_current_stream_capturing():
-        return _chosen.get(key, candidates[0])
-    if key not in _chosen:
-        times = [_milliseconds(run, config) for config in candidates]
-        _chosen[key] = candidates[times.index(min(times))]
-    return _chosen[key]
+    if len(candidates) == 1 or device.type != "cuda":
+        return candidates[0]
+    kind = key()
+    if kind in _chosen:
+        return _chosen[kind]
+    if os.environ.get("INTERP_KERNELS_AUTOTUNE", "1") == "0" or torch.cuda.is_current_stream_capturing():
+        return candidates[0]
+    times = [_milliseconds(run, config) for config in candidates]
+    return _chosen.setdefault(kind, candidates[times.index(min(times))])
 
 
 def _milliseconds(run: Callable[[Config], None], config: Config) -> float:
