@@ -73,7 +73,7 @@ def _of_float32(kind: Kind, wide: bool) -> tuple[Config, ...]:
     if wide:
         return (Config(32, 32, 4, 1),)
     if kind == "forward":
-        return Config(32, 32, 4, 2), Config(64, 32, 4, 2)
+        return Config(64, 32, 4, 2), Config(32, 32, 4, 2)
     return (Config(32, 32, 4, 2),)
 
 

@@ -10,21 +10,22 @@ import triton
 import triton.language as tl
 
 from interp_kernels.backends.triton.device.ends import closed, entropy
-from interp_kernels.backends.triton.device.linear import each, gathered, pieces, products, summed
+from interp_kernels.backends.triton.device.linear import by_thread, each, gathered, parts, pieces, products, summed
 from interp_kernels.backends.triton.device.scores import (
     LENGTHS,
     head_inputs,
     key_span,
     load_rows,
+    masked,
     open_scores,
     open_span,
-    visible,
+    tile_scores,
 )
 
 
 @triton.jit
 def section(
-    m, found, total, moment, g, acc, begin, end, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
+    m, found, total, moment, g, acc, begin, end, open_lo, open_hi, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
     slope, bias_here, bias_i, bias_j, class_here, class_bias_here, document_i, keep_here, document_here,
     weight_here, weight_c, level_here, level_c, reach_ptr, queries, keys, window, c, gain, inner, hidden,
     D: tl.constexpr, D_PAD: tl.constexpr, DV: tl.constexpr, DV_PAD: tl.constexpr,
@@ -38,18 +39,23 @@ def section(
     lane = tl.arange(0, BLOCK_N)
     for at in tl.range(begin, end, BLOCK_N):
         start = tl.multiple_of(at, BLOCK_N)
-        s = open_scores(
-            q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here, queries, keys,
-            gain, inner, hidden, D, D_PAD, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N, OPEN,
-        )  # fmt: skip
-        if not OPEN:
-            seen = visible(
-                i[:, None], (start + lane)[None, :], document_i[:, None], keep_here, document_here, keys, window,
-                CAUSAL, WINDOW, KEEP, DOCUMENTS,
+        if q.dtype == tl.float32 and not OPEN:
+            s = tile_scores(
+                q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here,
+                document_i, keep_here, document_here, queries, keys, window, gain, inner, hidden, open_lo, open_hi,
+                D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N,
             )  # fmt: skip
-            s = tl.where(seen, s, hidden)
-        # As it lies among the threads, see ``linear``.
-        s = tl.reshape(s, [BLOCK_M, BLOCK_N // 8, 4, 2])
+        else:
+            s = open_scores(
+                q, k_ptr, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here, queries, keys,
+                gain, inner, hidden, D, D_PAD, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N, OPEN,
+            )  # fmt: skip
+            if not OPEN:
+                s = masked(
+                    s, start, i, document_i, keep_here, document_here, keys, window, hidden,
+                    CAUSAL, WINDOW, KEEP, DOCUMENTS, BLOCK_N,
+                )  # fmt: skip
+        s = by_thread(s, q.dtype == tl.float32)
         tile_max = tl.max(tl.max(tl.max(s, 1), 2), 1)
         risen = tl.maximum(m, tile_max)
         # Rows that have seen no key are shifted by 0: their hidden scores then weigh 0, as they must.
@@ -57,10 +63,10 @@ def section(
         a = tl.exp2((m - shift) * c)
         t = s - shift[:, None, None, None]
         p = tl.exp2(t * c)
-        p_pieces = pieces(p, BLOCK_N)
+        p_pieces = pieces(p)
         p_sum = summed(p_pieces)
         if ENTROPY:
-            moment = a[:, None] * (moment + (m - shift)[:, None] * total) + products(p_pieces, pieces(t, BLOCK_N))
+            moment = a[:, None] * (moment + (m - shift)[:, None] * total) + products(p_pieces, pieces(t))
         if PEAK:
             found = tl.where(tile_max > m, start, found)
         if MASSES + DISTANCES > 0:
@@ -68,7 +74,7 @@ def section(
                 g, p_pieces, p_sum, a, i, start, first, last, weight_here, weight_c, level_here, level_c, reach_ptr,
                 MASSES, DISTANCES, CLIPPED, OPEN and CAUSAL, LEVEL,
             )  # fmt: skip
-        total = total * a[:, None] + tl.sum(p_sum, 2)
+        total = total * a[:, None] + parts(p_sum)
         m = risen
         v = load_rows(v_ptr + tl.cast(start, tl.int64) * v_t, v_t, lane, start + lane < keys, DV, DV_PAD, OPEN)
         weights = tl.reshape(p.to(v.dtype), [BLOCK_M, BLOCK_N])
@@ -149,37 +155,43 @@ def forward_kernel(
         share = tl.cdiv(tl.cdiv(tl.maximum(hi - lo, 0), BLOCK_N), splits) * BLOCK_N
         lo += share * tl.program_id(1)
         hi = tl.minimum(hi, lo + share)
-    # The tiles of [whole_lo, whole_hi) are seen whole by every row; there may be none.
-    open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
+    # The tiles of [whole_lo, whole_hi) are seen whole by every row; there may be none. Where the mask says nothing of them
+    # there is one loop for all tiles; and in float32, whose products without matrix units take nearly all time, and too many
+    # registers where no branch stands between them and the softmax.
+    PARTED: tl.constexpr = not (KEEP or DOCUMENTS) and q.dtype != tl.float32
     whole_lo = lo
-    if WINDOW:
-        whole_lo = tl.maximum(lo, tl.minimum(tl.cdiv(open_lo, BLOCK_N) * BLOCK_N, tl.cdiv(hi, BLOCK_N) * BLOCK_N))
-    whole_hi = tl.maximum(whole_lo, tl.minimum(open_hi, hi) // BLOCK_N * BLOCK_N)
+    whole_hi = lo
+    open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)
+    if PARTED:
+        if WINDOW:
+            whole_lo = tl.maximum(lo, tl.minimum(tl.cdiv(open_lo, BLOCK_N) * BLOCK_N, tl.cdiv(hi, BLOCK_N) * BLOCK_N))
+        whole_hi = tl.maximum(whole_lo, tl.minimum(open_hi, hi) // BLOCK_N * BLOCK_N)
 
     m = tl.full([BLOCK_M], 1.0, tl.float32) * hidden
     found = tl.full([BLOCK_M], -1, tl.int32)
-    total = tl.zeros([BLOCK_M, 4], tl.float32)
-    moment = tl.zeros([BLOCK_M, 4], tl.float32)
-    g = each(MASSES + DISTANCES, tl.zeros([BLOCK_M, 4], tl.float32))
+    PARTS: tl.constexpr = 1 if q.dtype == tl.float32 else 4
+    total = tl.zeros([BLOCK_M, PARTS], tl.float32)
+    moment = tl.zeros([BLOCK_M, PARTS], tl.float32)
+    g = each(MASSES + DISTANCES, tl.zeros([BLOCK_M, PARTS], tl.float32))
     acc = tl.zeros([BLOCK_M, DV_PAD], tl.float32)
-    if WINDOW:
+    if PARTED and WINDOW:
         m, found, total, moment, g, acc = section(
-            m, found, total, moment, g, acc, lo, whole_lo, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
+            m, found, total, moment, g, acc, lo, whole_lo, open_lo, open_hi, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
             slope, bias_here, bias_i, bias_j, class_here, class_bias_here, document_i, keep_here, document_here,
             weight_here, weight_c, level_here, level_c, reach_ptr, queries, keys, window, c, gain, inner, hidden,
             D, D_PAD, DV, DV_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, ENTROPY, PEAK,
             MASSES, DISTANCES, CLIPPED, LEVEL, PRECISION, BLOCK_M, BLOCK_N, False,
         )  # fmt: skip
-    if not (KEEP or DOCUMENTS):
+    if PARTED:
         m, found, total, moment, g, acc = section(
-            m, found, total, moment, g, acc, whole_lo, whole_hi, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
+            m, found, total, moment, g, acc, whole_lo, whole_hi, open_lo, open_hi, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
             slope, bias_here, bias_i, bias_j, class_here, class_bias_here, document_i, keep_here, document_here,
             weight_here, weight_c, level_here, level_c, reach_ptr, queries, keys, window, c, gain, inner, hidden,
             D, D_PAD, DV, DV_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, ENTROPY, PEAK,
             MASSES, DISTANCES, CLIPPED, LEVEL, PRECISION, BLOCK_M, BLOCK_N, True,
         )  # fmt: skip
     m, found, total, moment, g, acc = section(
-        m, found, total, moment, g, acc, whole_hi, hi, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
+        m, found, total, moment, g, acc, whole_hi, hi, open_lo, open_hi, q, k_ptr, v_ptr, k_t, v_t, i, row, first, last,
         slope, bias_here, bias_i, bias_j, class_here, class_bias_here, document_i, keep_here, document_here,
         weight_here, weight_c, level_here, level_c, reach_ptr, queries, keys, window, c, gain, inner, hidden,
         D, D_PAD, DV, DV_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, ENTROPY, PEAK,

@@ -127,6 +127,21 @@ def open_scores(
 
 
 @triton.jit
+def masked(
+    s, start, i, document_i, keep_here, document_here, keys, window, hidden, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    KEEP: tl.constexpr, DOCUMENTS: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Scores of the keys from ``start``, ``hidden`` where a key is hidden. keep_here, document_here: at the sequence's first
+    key; document_i: the queries' documents."""
+    j = start + tl.arange(0, BLOCK_N)
+    seen = visible(
+        i[:, None], j[None, :], document_i[:, None], keep_here, document_here, keys, window,
+        CAUSAL, WINDOW, KEEP, DOCUMENTS,
+    )  # fmt: skip
+    return tl.where(seen, s, hidden)
+
+
+@triton.jit
 def tile_scores(
     q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here,
     document_i, keep_here, document_here, queries, keys, window, gain, inner, hidden, open_lo, open_hi,
@@ -134,20 +149,16 @@ def tile_scores(
     DOCUMENTS: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The same, ``hidden`` where a key is hidden. keep_here, document_here: at the sequence's first key.
-
-    Keys of [open_lo, open_hi) are known to be seen by all: a tile of these takes no mask.
-    """
+    """The same, ``masked``. Keys of [open_lo, open_hi) are known to be seen by all: a tile of these takes no mask."""
     s = open_scores(
         q, k_here, k_t, start, i, row, slope, bias_here, bias_i, bias_j, class_here, class_bias_here, queries, keys,
         gain, inner, hidden, D, D_PAD, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N, False,
     )  # fmt: skip
     if (start < open_lo) | (start + BLOCK_N > open_hi):
-        seen = visible(
-            i[:, None], (start + tl.arange(0, BLOCK_N))[None, :], document_i[:, None], keep_here, document_here,
-            keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS,
+        s = masked(
+            s, start, i, document_i, keep_here, document_here, keys, window, hidden,
+            CAUSAL, WINDOW, KEEP, DOCUMENTS, BLOCK_N,
         )  # fmt: skip
-        s = tl.where(seen, s, hidden)
     return s
 
 
