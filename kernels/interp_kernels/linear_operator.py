@@ -18,11 +18,11 @@ def linear_operator(one: AttentionMap) -> LinearOperator:
 
     # Copies, since scipy may hand over arrays that are read-only or run backwards.
     def forward(x: Any) -> Any:
-        given = torch.as_tensor(x.copy()).to(one.lse)
+        given = torch.from_numpy(x.copy()).to(one.lse)
         return one.matmul(given.reshape(one.shape[3], -1))[0, 0].reshape(-1, *x.shape[1:]).cpu().numpy()
 
     def backward(w: Any) -> Any:
-        given = torch.as_tensor(w.copy()).to(one.lse)
+        given = torch.from_numpy(w.copy()).to(one.lse)
         return one.rmatmul(given.reshape(1, 1, one.shape[2], -1))[0, 0].cpu().numpy()
 
     return LinearOperator(
