@@ -124,17 +124,21 @@ def _checked_class_bias(
     leading = [(i, j) for i in dict.fromkeys((b, 1)) for j in dict.fromkeys((heads, 1))]
     check_tensor("class_bias.values", values, [*((*x, queries, None) for x in leading), (queries, None)], q)
     check_tensor("class_bias.classes", classes, [*((*x, keys) for x in leading), (keys,)], q, kind="an integer")
-    count = values.shape[-1]
     classes = classes.long()
-    # A branch on the values would break the graph of torch.compile.
+    # A branch on the values would break the graph of torch.compile, whose operator asks itself.
     if not torch.compiler.is_compiling():
-        least, largest = (int(x) for x in torch.aminmax(classes))
-        if least < 0 or largest >= count:
-            raise ValueError(
-                f"class_bias.classes: expected integers from 0 to {count - 1}, a column of class_bias.values "
-                f"{list(values.shape)} for each; got integers from {least} to {largest}"
-            )
+        check_classes(values, classes)
     return values[(None,) * (4 - values.ndim)], classes[(None,) * (3 - classes.ndim)]
+
+
+def check_classes(values: Tensor, classes: Tensor) -> None:
+    """Refuse classes that have no column of values [..., C]: they would be read from beyond its end."""
+    least, largest = (int(x) for x in torch.aminmax(classes))
+    if least < 0 or largest >= values.shape[-1]:
+        raise ValueError(
+            f"class_bias.classes: expected integers from 0 to {values.shape[-1] - 1}, a column of class_bias.values "
+            f"{list(values.shape)} for each; got integers from {least} to {largest}"
+        )
 
 
 def _checked_number(name: str, value) -> float:

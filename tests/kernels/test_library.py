@@ -229,3 +229,20 @@ def test_a_second_derivative_is_refused_in_the_operator() -> None:
     (found,) = torch.autograd.grad(library.attend(*given)[0].sin().sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula was registered"):
         found.sum().backward()
+
+
+@pytest.mark.parametrize("given", [2, -1, 10**6])
+def test_a_class_without_values_is_refused_when_the_graph_runs(given: int) -> None:
+    """Else a compiled sweep would read it from beyond the end of the values."""
+
+    def function(q: Tensor, k: Tensor, v: Tensor, classes: Tensor) -> Tensor:
+        return ik.attend(q, k, v, class_bias=ik.ClassBias(torch.ones(T, 2), classes)).output
+
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    q, k, v = (x.detach() for x in leaves()[:3])
+    classes = torch.arange(T) % 2
+    assert torch.equal(compiled(q, k, v, classes), function(q, k, v, classes))
+    with pytest.raises(
+        ValueError, match=rf"^class_bias\.classes: expected integers from 0 to 1, .*; got integers from .*{given}"
+    ):
+        compiled(q, k, v, classes.masked_fill(classes == 1, given))
