@@ -59,8 +59,9 @@ def check_tensor(
 
     kind: "a floating", "a bool", "a real" or "an integer".
     """
-    wanted = " or ".join("[" + ", ".join("C" if n is None else str(n) for n in shape) + "]" for shape in shapes)
     if not isinstance(x, Tensor) or not is_readable(x) or not any(_fits(x, shape) for shape in shapes):
+        # Lengths that torch.compile takes for unknown are no text: they are written where it must be, and not before.
+        wanted = " or ".join("[" + ", ".join("C" if n is None else str(n) for n in shape) + "]" for shape in shapes)
         raise ValueError(f"{name}: expected a tensor of shape {wanted}, got {describe(x)}")
     kinds = {
         "a floating": x.is_floating_point(),
