@@ -23,9 +23,12 @@ def checked_operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, class_bi
     _check_projections(q, k, v)
     b, heads, queries, width = q.shape
     keys = k.shape[2]
-    scale = _checked_number("scale", 1 / math.sqrt(width) if scale is None else scale)
-    if softcap is not None and (softcap := _checked_number("softcap", softcap)) <= 0:
-        raise ValueError(f"softcap: expected a number above 0, got {softcap}")
+    sums = torch.finfo(torch.float64 if q.dtype == torch.float64 else torch.float32)
+    scale = _checked_number("scale", 1 / math.sqrt(width) if scale is None else scale, sums)
+    if softcap is not None and (softcap := _checked_number("softcap", softcap, sums)) < sums.tiny:
+        raise ValueError(
+            f"softcap: expected a number above 0, of at least {sums.tiny:.3g} in {sums.dtype}, got {softcap}"
+        )
     for name, x, shapes in (("sinks", sinks, [(heads,), (b, heads, queries)]), ("alibi", alibi, [(heads,)])):
         if x is not None:
             check_tensor(name, x, shapes, q)
@@ -141,7 +144,9 @@ def check_classes(values: Tensor, classes: Tensor) -> None:
         )
 
 
-def _checked_number(name: str, value) -> float:
+def _checked_number(name: str, value, sums: torch.finfo) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+        raise ValueError(f"{name}: expected a finite number, got {describe(value)}")
+    if abs(value) > sums.max:
+        raise ValueError(f"{name}: expected a number that {sums.dtype} holds, at most {sums.max:.3g}, got {describe(value)}")
     return float(value)
