@@ -148,5 +148,7 @@ def _checked_number(name: str, value, sums: torch.finfo) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
         raise ValueError(f"{name}: expected a finite number, got {describe(value)}")
     if abs(value) > sums.max:
-        raise ValueError(f"{name}: expected a number that {sums.dtype} holds, at most {sums.max:.3g}, got {describe(value)}")
+        raise ValueError(
+            f"{name}: expected a number that {sums.dtype} holds, at most {sums.max:.3g}, got {describe(value)}"
+        )
     return float(value)
