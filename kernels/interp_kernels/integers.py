@@ -13,8 +13,8 @@ from interp_kernels.tensors import describe, is_readable
 
 LARGEST = 1 << 62
 """Of distances: what int64 holds, with room to count on."""
-MOST_LISTED = (1 << 31) - 1
-"""Of the largest of a row."""
+MOST_LISTED = 1 << 48
+"""Of the largest of a row: more than any memory holds, and few enough for their bytes to be counted."""
 
 
 def whole(value: Any) -> int | None:
