@@ -20,7 +20,7 @@ from interp_kernels import (
     Received,
     TopK,
 )
-from interp_kernels.api import checked_probe
+from interp_kernels.probe_arguments import checked_probe
 from interp_kernels.results import value_shape
 
 PLAIN_PROBES: dict[str, type[Probe]] = {"entropy": Entropy, "peak": Peak, "distance": Distance, "received": Received}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from interp_kernels import backends
+from interp_kernels.arguments import check_classes
 from interp_kernels.description import Described, describe_map, describe_probes, read_map, read_probes
 from interp_kernels.gradient import Wanted, gradients
 from interp_kernels.operands import Operands
@@ -58,6 +59,8 @@ def attend(
     """``interp_kernels.attend`` of checked arguments; see ``description`` for the strings."""
     ops = read_map(Described(map_text, list(map_tensors), list(map_integers)), q, k, v, sinks, scale, softcap, offset)
     probes = read_probes(Described(probe_text, list(probe_tensors), list(probe_integers)))
+    if ops.class_values is not None and ops.classes is not None:
+        check_classes(ops.class_values, ops.classes)
     output, lse, stats = backends.run(backend, ops, probes)
     return [x.contiguous() for x in (output, lse, *(stats[label] for probe in probes for label in probe.labels))]
 

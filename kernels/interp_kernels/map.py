@@ -16,9 +16,20 @@ from torch import Tensor
 from interp_kernels.backends import cpu, triton
 from interp_kernels.backends.tiled import sight
 from interp_kernels.backends.tiled.mapping import MapTiles
+from interp_kernels.integers import MOST_LISTED, checked_count
 from interp_kernels.linear_operator import linear_operator
-from interp_kernels.mask import describe
+from interp_kernels.map_arguments import (
+    check_counted,
+    checked_factors,
+    checked_index,
+    checked_integer,
+    checked_rows,
+    checked_sides,
+    checked_slice,
+    spread,
+)
 from interp_kernels.operands import Operands
+from interp_kernels.tensors import check_transforms, describe, is_readable
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -95,17 +106,18 @@ class AttentionMap:
         ops = self.operands
         shape = (*self.shape[:3], ops.v.shape[-1])
         given = output_gradient
-        if not isinstance(given, Tensor) or tuple(given.shape) != shape or not given.is_floating_point():
+        if not is_readable(given) or tuple(given.shape) != shape or not given.is_floating_point():
             raise ValueError(f"output_gradient: expected a floating tensor {list(shape)}, got {describe(given)}")
         if given.device != ops.v.device:
             raise ValueError(f"output_gradient: expected a tensor on {ops.v.device}, got {given.device}")
+        check_transforms("output_gradient", given)
         if self.output_gradient is not None:
             raise ValueError("output_gradient: this map is weighted already; weight the map that attend gave")
         return replace(self, output_gradient=given.detach())
 
     def head(self, batch: int, head: int) -> Self:
         """The map of one head of one sequence, shape (1, 1, Tq, Tk)."""
-        b, h = self._index("batch", batch, self.shape[0]), self._index("head", head, self.shape[1])
+        b, h = checked_index("batch", batch, self.shape[0]), checked_index("head", head, self.shape[1])
         gradient = None if self.output_gradient is None else self.output_gradient[b : b + 1, h : h + 1]
         lse = self.lse[b : b + 1, h : h + 1]
         return replace(self, operands=self.operands.one_head(b, h), lse=lse, output_gradient=gradient)
@@ -115,7 +127,7 @@ class AttentionMap:
 
         Its methods count rows from ``rows.start`` on; who sees whom, and every value, is as in the whole map.
         """
-        rows = self._slice("rows", rows, self.shape[2])
+        rows = checked_slice("rows", rows, self.shape[2])
         if rows.start == rows.stop:
             raise ValueError(f"rows: expected at least one of the {self.shape[2]} queries, got none")
         gradient = None if self.output_gradient is None else self.output_gradient[:, :, rows]
@@ -125,19 +137,15 @@ class AttentionMap:
     @_computed
     def rows(self, index: int | Sequence[int] | Tensor) -> Tensor:
         """P[:, :, index, :], [B, Hq, n, Tk]; n Tk cells a head. Negative indices count from the end."""
-        index = torch.as_tensor(index, device=self.lse.device).reshape(-1)
-        if index.is_floating_point() or index.dtype == torch.bool:
-            raise ValueError(f"index: expected integers, got {index.dtype}")
         queries, keys = self.shape[2:]
-        if index.numel() and not bool(((index >= -queries) & (index < queries)).all()):
-            raise IndexError(f"index: expected rows in [-{queries}, {queries}), got {index.tolist()[:8]}")
-        index = torch.where(index < 0, index + queries, index)
-        return self._computer().cells(index, slice(0, keys))
+        found = checked_rows(index, queries)
+        chosen = torch.tensor(found, dtype=torch.int64, device=self.lse.device)
+        return self._computer().cells(chosen, slice(0, keys))
 
     @_computed
     def tile(self, rows: slice, cols: slice) -> Tensor:
         """P[:, :, rows, cols] for two slices of step 1, [B, Hq, rows, cols]."""
-        rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
+        rows, cols = checked_slice("rows", rows, self.shape[2]), checked_slice("cols", cols, self.shape[3])
         return self._computer().cells(rows, cols)
 
     @_computed
@@ -146,7 +154,7 @@ class AttentionMap:
 
         The mask's conditions, and the biases that hide a key; no score is computed.
         """
-        rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
+        rows, cols = checked_slice("rows", rows, self.shape[2]), checked_slice("cols", cols, self.shape[3])
         return sight.visible(self.operands, rows, cols)
 
     @_computed
@@ -167,17 +175,15 @@ class AttentionMap:
 
         counted_rows, counted_cols: bool [Tq] and [Tk], of the whole map, False for those whose cells do not count.
         """
-        rows, cols = self._slice("rows", rows, self.shape[2]), self._slice("cols", cols, self.shape[3])
-        sides = block if isinstance(block, tuple) else (block, block)
-        if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
-            raise ValueError(f"block: expected an integer of at least 1, or two of them, got {block!r}")
+        rows, cols = checked_slice("rows", rows, self.shape[2]), checked_slice("cols", cols, self.shape[3])
+        sides = checked_sides(block)
         counted = []
         for name, x, side, size in (
             ("counted_rows", counted_rows, rows, self.shape[2]),
             ("counted_cols", counted_cols, cols, self.shape[3]),
         ):
-            if x is not None and (not isinstance(x, Tensor) or x.dtype != torch.bool or tuple(x.shape) != (size,)):
-                raise ValueError(f"{name}: expected a bool tensor of shape [{size}], got {describe(x)}")
+            if x is not None:
+                check_counted(name, x, size)
             counted.append(None if x is None else x[side].to(self.lse.device))
         return sight.count_visible(self.operands, rows, cols, *sides, *counted)
 
@@ -187,9 +193,7 @@ class AttentionMap:
 
         It is read off square tiles along the diagonal: O(T) time and memory.
         """
-        if isinstance(d, bool) or not isinstance(d, int):
-            raise ValueError(f"d: expected an integer, got {d!r}")
-        return self._computer().diagonal(d)
+        return self._computer().diagonal(checked_integer("d", d))
 
     @_computed
     def pool(
@@ -207,15 +211,14 @@ class AttentionMap:
         With factors r and c, finite and at least 0, it is of r_i P_ij c_j. row_factors: [Tq], [B, Tq] or [B, Hq, Tq];
         col_factors: [Tk], [B, Tk] or [B, Hq, Tk]. On a GPU these are computed by tiles.
         """
-        if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-            raise ValueError(f"block: expected an integer of at least 1, got {block!r}")
-        if op not in ("mean", "max"):
-            raise ValueError(f"op: expected 'mean' or 'max', got {op!r}")
+        size = checked_count("block", block)
+        if not isinstance(op, str) or op not in ("mean", "max"):
+            raise ValueError(f"op: expected 'mean' or 'max', got {describe(op)}")
         if row_factors is None and col_factors is None:
-            return self._computer().pool(block, op)
-        rows = None if row_factors is None else self._factors("row_factors", row_factors, self.shape[2])
-        cols = None if col_factors is None else self._factors("col_factors", col_factors, self.shape[3])
-        return self._tiles().pool(block, op, rows, cols)
+            return self._computer().pool(size, op)
+        rows = None if row_factors is None else checked_factors("row_factors", row_factors, self.shape[2], self.lse)
+        cols = None if col_factors is None else checked_factors("col_factors", col_factors, self.shape[3], self.lse)
+        return self._tiles().pool(size, op, rows, cols)
 
     @_computed
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
@@ -223,18 +226,17 @@ class AttentionMap:
 
         Beyond the visible keys the value is 0 and the key -1.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k: expected an integer of at least 1, got {k!r}")
-        return self._computer(top=k).topk(k)
+        count = checked_count("k", k, MOST_LISTED)
+        return self._computer(top=count).topk(count)
 
     @_computed
     def matmul(self, x: Tensor) -> Tensor:
         """P x: what every query reads. x [Tk, C], [B, Tk, C] or [B, Hq, Tk, C] -> [B, Hq, Tq, C]."""
         b, h, _, keys = self.shape
-        if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4) or x.shape[-2] != keys:
+        if not is_readable(x) or x.ndim not in (2, 3, 4) or x.shape[-2] != keys or x.shape[-1] == 0:
             wanted = f"[{keys}, C], [{b}, {keys}, C] or [{b}, {h}, {keys}, C]"
             raise ValueError(f"x: expected {wanted}, got {describe(x)}")
-        x = self._spread("x", x, x.ndim == 3)
+        x = spread("x", x, x.ndim == 3, self.lse)
         return self._computer().matmul(x)
 
     @_computed
@@ -244,11 +246,16 @@ class AttentionMap:
         w [Tq], [B, Tq] or [B, Hq, Tq] -> [B, Hq, Tk]; several vectors at once, [B, Hq, Tq, C] -> [B, Hq, Tk, C].
         """
         b, h, queries, _ = self.shape
-        if not isinstance(w, Tensor) or w.ndim not in (1, 2, 3, 4) or w.shape[-2 if w.ndim == 4 else -1] != queries:
+        if (
+            not is_readable(w)
+            or w.ndim not in (1, 2, 3, 4)
+            or w.shape[-2 if w.ndim == 4 else -1] != queries
+            or 0 in w.shape
+        ):
             wanted = f"[{queries}], [{b}, {queries}], [{b}, {h}, {queries}] or [{b}, {h}, {queries}, C]"
             raise ValueError(f"w: expected {wanted}, got {describe(w)}")
         columns = w if w.ndim == 4 else w[..., None]
-        columns = self._spread("w", columns, w.ndim == 2)
+        columns = spread("w", columns, w.ndim == 2, self.lse)
         out = self._computer().rmatmul(columns)
         return out.transpose(-1, -2) if w.ndim == 4 else out[:, :, 0]
 
@@ -284,36 +291,3 @@ class AttentionMap:
 
             return MapSweeps(self.operands, self.lse)
         return MapTiles(self.operands, self.lse, self.output_gradient)
-
-    def _factors(self, name: str, x: Tensor, size: int) -> Tensor:
-        """x as [B, Hq, size]."""
-        b, h = self.shape[:2]
-        if not isinstance(x, Tensor) or tuple(x.shape) not in ((size,), (b, size), (b, h, size)):
-            raise ValueError(f"{name}: expected [{size}], [{b}, {size}] or [{b}, {h}, {size}], got {describe(x)}")
-        x = x.to(self.lse)
-        if not bool(((x >= 0) & x.isfinite()).all()):
-            raise ValueError(f"{name}: expected finite numbers of at least 0, got others in {list(x.shape)}")
-        return (x[:, None] if x.ndim == 2 else x).expand(b, h, size)
-
-    def _spread(self, name: str, x: Tensor, per_sequence: bool) -> Tensor:
-        """x broadcast to [B, Hq, T, C]."""
-        b, h = self.shape[:2]
-        x = x.to(self.lse)
-        x = x[:, None] if per_sequence else x
-        try:
-            return x.expand(b, h, *x.shape[-2:])
-        except RuntimeError:
-            raise ValueError(f"{name}: its leading shape {list(x.shape[:-2])} does not fit B={b}, Hq={h}") from None
-
-    @staticmethod
-    def _index(name: str, value: int, size: int) -> int:
-        if not -size <= value < size:
-            raise IndexError(f"{name}: expected an index in [-{size}, {size}), got {value}")
-        return value % size
-
-    @staticmethod
-    def _slice(name: str, value: slice, size: int) -> slice:
-        if not isinstance(value, slice) or value.step not in (None, 1):
-            raise ValueError(f"{name}: expected a slice of step 1, got {value!r}")
-        start, stop, _ = value.indices(size)
-        return slice(start, max(start, stop))

@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from interp_kernels.integers import whole
+from interp_kernels.integers import LARGEST, whole
+from interp_kernels.tensors import describe, is_readable
+
+FARTHEST = 1 << 61
+"""Of positions: int64 holds the sum of one and of a window, or any other distance (``integers.LARGEST``)."""
 
 Predicate = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(batch index, query position, key index), broadcastable int64 tensors -> bool tensor of the broadcast shape."""
@@ -38,12 +42,12 @@ class Mask:
     @classmethod
     def causal(cls, window: int | None = None, offset: int | None = None) -> Mask:
         """Keys at or before the query; with ``window`` only the last ``window`` of them: 0 <= i - j < window."""
-        return cls(is_causal=True, window=_checked_window(window), offset=_checked_offset(offset))
+        return cls(is_causal=True, window=checked_window(window), offset=checked_offset(offset))
 
     @classmethod
     def full(cls, window: int | None = None) -> Mask:
         """Every key; with ``window`` those with |i - j| < window."""
-        return cls(window=_checked_window(window))
+        return cls(window=checked_window(window))
 
     @classmethod
     def from_padding(cls, keep: Tensor) -> Mask:
@@ -51,12 +55,13 @@ class Mask:
 
         Under torch.compile the values of integers are not checked; all but 0 keep their key.
         """
-        if not isinstance(keep, Tensor) or keep.ndim != 2:
+        if not is_readable(keep) or keep.ndim != 2:
             raise ValueError(f"keep: expected a tensor of shape [B, Tk], got {describe(keep)}")
         if keep.dtype != torch.bool:
             # A branch on the values would break the graph of torch.compile.
-            values_fit = torch.compiler.is_compiling() or bool(((keep == 0) | (keep == 1)).all())
-            if keep.is_floating_point() or not values_fit:
+            is_known = not (torch.compiler.is_compiling() or keep.is_meta)
+            values_fit = not is_known or bool(((keep == 0) | (keep == 1)).all())
+            if keep.is_floating_point() or keep.is_complex() or not values_fit:
                 raise ValueError(f"keep: expected bool or integers 0 and 1, got {describe(keep)}")
             keep = keep.bool()
         return cls(keep=keep)
@@ -64,7 +69,7 @@ class Mask:
     @classmethod
     def from_documents(cls, ids: Tensor) -> Mask:
         """Query and key in the same document: ids[b, i] == ids[b, j]. ids: integers [B, T], by position."""
-        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+        if not is_readable(ids) or ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
             raise ValueError(f"ids: expected an integer tensor of shape [B, T], got {describe(ids)}")
         return cls(documents=ids.long())
 
@@ -92,7 +97,7 @@ class Mask:
 
     def with_offset(self, offset: int) -> Mask:
         """The same mask with the first query at position ``offset``."""
-        return replace(self, offset=_checked_offset(offset))
+        return replace(self, offset=checked_offset(offset))
 
     def to(self, device: torch.device | str) -> Mask:
         """The same mask with its tensors on ``device``."""
@@ -122,7 +127,7 @@ class Mask:
         if self.documents is not None:
             allowed = allowed & (self.documents[batch, i] == self.documents[batch, j])
         for predicate in self.predicates:
-            allowed = allowed & predicate(batch, i, j)
+            allowed = allowed & _answer(predicate, batch, i, j)
         return allowed
 
     def key_span(self, first: int, last: int, keys: int) -> tuple[int, int]:
@@ -146,22 +151,43 @@ class Mask:
         return (lo, hi) if lo < hi else (0, 0)
 
 
-def _checked_window(window: int | None) -> int | None:
+def checked_window(window: int | None, name: str = "window") -> int | None:
     if window is None:
         return None
     found = whole(window)
     if found is None or found < 1:
-        raise ValueError(f"window: expected None or an integer of at least 1, got {window!r}")
-    return found
+        raise ValueError(f"{name}: expected None or an integer of at least 1, got {describe(window)}")
+    # A window beyond every distance is as good as another.
+    return min(found, LARGEST)
 
 
-def _checked_offset(offset: int | None) -> int | None:
+def checked_offset(offset: int | None, name: str = "offset") -> int | None:
     if offset is None:
         return None
     found = whole(offset)
     if found is None:
-        raise ValueError(f"offset: expected an integer, got {describe(offset)}")
+        raise ValueError(f"{name}: expected an integer, got {describe(offset)}")
+    if not -FARTHEST <= found <= FARTHEST:
+        raise ValueError(f"{name}: expected an integer from -2^61 to 2^61, got {offset}")
     return found
+
+
+def _answer(predicate: Predicate, batch: Tensor, i: Tensor, j: Tensor) -> Tensor | bool:
+    """What the predicate says, if that is an answer for every place."""
+    answer: object = predicate(batch, i, j)
+    if isinstance(answer, bool):
+        return answer
+    if not isinstance(answer, Tensor) or not is_readable(answer) or answer.dtype != torch.bool:
+        raise ValueError(f"predicate: expected it to return a bool tensor, got {describe(answer)}")
+    places = torch.broadcast_shapes(batch.shape, i.shape, j.shape)
+    fits = answer.ndim <= len(places) and all(
+        got in (1, want) for got, want in zip(reversed(answer.shape), reversed(places), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"predicate: expected a tensor that broadcasts to {list(places)}, the shape of its arguments, got {describe(answer)}"
+        )
+    return answer
 
 
 def _both(a: Tensor | None, b: Tensor | None, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
@@ -180,8 +206,3 @@ def _pair_ids(a: Tensor, b: Tensor) -> Tensor:
 def _ranks(ids: Tensor) -> Tensor:
     """How many ids are smaller: in [0, ids.numel()), whatever the ids."""
     return torch.searchsorted(ids.flatten().sort().values, ids.contiguous())
-
-
-def describe(value: object) -> str:
-    """What came, for an error message."""
-    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)

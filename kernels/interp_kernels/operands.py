@@ -12,7 +12,7 @@ from interp_kernels.mask import Mask
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """What defines an attention map, already checked by ``interp_kernels.api``. O(T) memory.
+    """What defines an attention map, already checked by ``interp_kernels.arguments``. O(T) memory.
 
     q [B, Hq, Tq, D], k [B, Hkv, Tk, D], v [B, Hkv, Tk, Dv]; the score of query i and key j is
 

@@ -6,7 +6,6 @@ The bound is that of ``rounding``: twice the error of autograd through plain den
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -241,56 +240,6 @@ def test_the_same_bits_come_run_after_run() -> None:
     for name in NAMES:
         first, *others = (getattr(case, name).grad for case in runs)
         assert all(torch.equal(first, other) for other in others)
-
-
-def test_what_is_no_output_carries_no_gradient() -> None:
-    case = asking(small())
-    attended = case.attend("cpu", probes=(ik.Entropy(), ik.Peak(), ik.Received()))
-    assert attended.output.requires_grad
-    assert not attended.lse.requires_grad
-    assert not any(x.requires_grad for x in attended.stats.values())
-    held = attended.map.operands
-    assert not any(x is not None and x.requires_grad for x in (held.q, held.k, held.v, held.sinks))
-    assert held.q.data_ptr() == case.q.data_ptr()
-
-
-def test_without_recording_nothing_is_kept() -> None:
-    with torch.no_grad():
-        assert not asking(small()).attend("cpu").output.requires_grad
-
-
-def test_a_bias_and_slopes_that_ask_for_a_gradient_are_taken_and_get_none() -> None:
-    case = asking(small(), ("q", "alibi", "bias"))
-    case.attend("cpu").output.sum().backward()
-    assert case.q.grad is not None
-    assert case.alibi is not None
-    assert case.bias is not None
-    assert case.alibi.grad is None
-    assert case.bias.grad is None
-    assert not replace(case, q=case.q.detach()).attend("cpu").output.requires_grad
-
-
-def test_a_second_derivative_is_refused() -> None:
-    case = asking(small())
-    (found,) = torch.autograd.grad(case.attend("cpu").output.sum(), case.q, create_graph=True)
-    message = "attend has no second derivatives: its gradients cannot be differentiated again"
-    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
-        found.sum().backward()
-
-
-def test_gradients_accumulate_into_the_inputs_through_what_came_before() -> None:
-    weight = random(3, 3).requires_grad_()
-    case = small()
-
-    def loss(attention: str) -> Tensor:
-        each = replace(case, q=case.q @ weight, k=case.k @ weight)
-        if attention == "dense":
-            return dense(each, torch.from_numpy(case.golden().visible))[0].sin().sum()
-        return each.attend(attention).output.sin().sum()
-
-    (expected,) = torch.autograd.grad(loss("dense"), weight)
-    (found,) = torch.autograd.grad(loss("cpu"), weight)
-    torch.testing.assert_close(found, expected)
 
 
 def test_the_backward_pass_never_builds_the_map() -> None:

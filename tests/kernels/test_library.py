@@ -229,3 +229,41 @@ def test_a_second_derivative_is_refused_in_the_operator() -> None:
     (found,) = torch.autograd.grad(library.attend(*given)[0].sin().sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula was registered"):
         found.sum().backward()
+
+
+@pytest.mark.parametrize("given", [2, -1, 10**6])
+def test_a_class_without_values_is_refused_when_the_graph_runs(given: int) -> None:
+    """Else a compiled sweep would read it from beyond the end of the values."""
+
+    def function(q: Tensor, k: Tensor, v: Tensor, classes: Tensor) -> Tensor:
+        return ik.attend(q, k, v, class_bias=ik.ClassBias(torch.ones(T, 2), classes)).output
+
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    q, k, v = (x.detach() for x in leaves()[:3])
+    classes = torch.arange(T) % 2
+    assert torch.equal(compiled(q, k, v, classes), function(q, k, v, classes))
+    with pytest.raises(
+        ValueError, match=rf"^class_bias\.classes: expected integers from 0 to 1, .*; got integers from .*{given}"
+    ):
+        compiled(q, k, v, classes.masked_fill(classes == 1, given))
+
+
+@pytest.mark.parametrize("sinks", [(HQ,), (B, HQ, T)])
+@pytest.mark.parametrize("bias", [(HQ, 2 * T - 1), (B, 1, T, T)])
+def test_lengths_may_be_unknown_whatever_is_in_the_call(sinks: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    probes = every_probe()
+
+    def function(
+        q: Tensor, k: Tensor, v: Tensor, given: Tensor, alibi: Tensor, added: Tensor, x: Tensor
+    ) -> ik.Attended:
+        cut = ik.ClassBias(x, torch.arange(x.shape[2]) % 2)
+        mask = Mask.causal() & Mask.from_padding(keep())
+        return ik.attend(
+            q, k, v, mask=mask, sinks=given, alibi=alibi, bias=added, class_bias=cut, probes=probes, softcap=5.0
+        )
+
+    given = [*leaves()[:3], random(*sinks).requires_grad_(), random(HQ).abs(), random(*bias), random(B, HQ, T, 2)]
+    expected = function(*given)
+    found = torch.compile(function, fullgraph=True, backend="eager", dynamic=True)(*given)
+    for name, value in results(expected).items():
+        torch.testing.assert_close(results(found)[name], value, rtol=0, atol=0, equal_nan=True)

@@ -13,12 +13,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse.linalg import svds
 
 import interp_kernels as ik
 from interp_kernels.backends import reference
 from interp_kernels.backends.tiled import mapping, sight
-from interp_kernels.map import DENSE_CELLS
 from interp_kernels.tiles import blocks
 from tests.kernels.cases import Case, cases, randomised
 from tests.kernels.oracle import Sight
@@ -270,47 +268,6 @@ def test_a_weighted_map_keeps_no_graph_and_says_what_it_is() -> None:
     )
 
 
-def test_singular_values_of_a_head_come_from_the_linear_operator() -> None:
-    case = featured()
-    golden = case.golden()
-    operator = case.attend("cpu").map.to_linear_operator(1, 3)
-    assert operator.shape == (40, 44)
-    assert operator.dtype == np.float64
-    u, s, vt = svds(operator, k=5, v0=np.ones(40))
-    expected = np.linalg.svd(golden.p[1, 3], compute_uv=False)[:5]
-    close(np.sort(s)[::-1], expected, rtol=1e-8)
-    close(golden.p[1, 3] @ vt.T, u * s, atol=1e-8)
-
-
-def test_singular_values_of_a_head_of_2048_tokens_need_no_map() -> None:
-    q, k, v = (normal(1, 1, 2048, 16).float() for _ in range(3))
-    lazy = ik.attend(2 * q, k.roll(1, dims=2), v).map
-    _, s, _ = svds(lazy.to_linear_operator(0, 0), k=3, v0=np.ones(2048), tol=1e-4)
-    expected = torch.linalg.svdvals(lazy.dense()[0, 0])[:3]
-    close(np.sort(s)[::-1], expected, rtol=1e-3)
-
-
-def test_the_linear_operator_multiplies_vectors_and_matrices_from_both_sides() -> None:
-    case = featured()
-    p = case.golden().p[0, 2]
-    operator = case.attend("cpu").map.to_linear_operator(0, 2)
-    x, w = normal(44, 3).numpy(), normal(40, 3).numpy()
-    close(operator.matvec(x[:, 0]), p @ x[:, 0])
-    close(operator.matvec(x[:, :1]), p @ x[:, :1])
-    close(operator.matmat(x), p @ x)
-    close(operator.rmatvec(w[:, 0]), p.T @ w[:, 0])
-    close(operator.rmatmat(w), p.T @ w)
-    close(operator @ x[::-1], p @ x[::-1])
-    frozen = x[:, 0].copy()
-    frozen.flags.writeable = False
-    close(operator.matvec(frozen), p @ frozen)
-
-
-def test_a_float32_map_gives_a_float32_operator() -> None:
-    operator = featured().rounded(torch.bfloat16).attend("cpu").map.to_linear_operator(0, 0)
-    assert operator.dtype == operator.matvec(np.ones(44)).dtype == np.float32
-
-
 def test_rows_sum_to_one_or_to_less_with_a_sink() -> None:
     case = featured().rounded(torch.float32)
     ones = torch.ones(44, 1)
@@ -325,100 +282,3 @@ def test_rows_sum_to_one_or_to_less_with_a_sink() -> None:
 def test_it_says_what_it_is_without_computing() -> None:
     lazy = ik.attend(*(torch.zeros(1, 2, 1000, 50) for _ in range(3))).map
     assert repr(lazy) == "AttentionMap(B=1, Hq=2, Tq=1000, Tk=1000, torch.float32, lazy, 1.2 MB)"
-
-
-def test_dense_refuses_above_its_size_and_says_what_to_ask_instead() -> None:
-    lazy = ik.attend(*(torch.zeros(1, 2, 8192, 1) for _ in range(3)), mask=ik.Mask.causal(window=1)).map
-    with pytest.raises(ValueError, match="dense") as error:
-        lazy.dense()
-    assert str(error.value) == (
-        "dense() would build 1 x 2 x 8192 x 8192 = 134,217,728 cells, more than 67,108,864; ask for rows, a tile, "
-        "pool(block), topk(k) or a product instead, or narrow with head(batch, head)"
-    )
-    assert DENSE_CELLS == 8192 * 8192
-
-
-BAD = [
-    (lambda m: m.rows([0.5]), r"^index: expected integers, got torch.float32$"),
-    (lambda m: m.rows(torch.tensor([True])), r"^index: expected integers, got torch.bool$"),
-    (lambda m: m.rows([0, 40]), r"^index: expected rows in \[-40, 40\), got \[0, 40\]$"),
-    (lambda m: m.rows(-41), r"^index: expected rows in \[-40, 40\), got \[-41\]$"),
-    (lambda m: m.tile(slice(0, 4, 2), slice(0, 4)), r"^rows: expected a slice of step 1, got slice\(0, 4, 2\)$"),
-    (lambda m: m.tile(slice(0, 4), 3), r"^cols: expected a slice of step 1, got 3$"),
-    (lambda m: m.visible(slice(0, 4), slice(0, 9, 3)), r"^cols: expected a slice of step 1, got slice\(0, 9, 3\)$"),
-    (
-        lambda m: m.count_visible(slice(0, 4), slice(0, 9), 0),
-        r"^block: expected an integer of at least 1, or two of them, got 0$",
-    ),
-    (
-        lambda m: m.count_visible(slice(0, 4), slice(0, 9), (2, True)),
-        r"^block: expected an integer of at least 1, or two of them, got \(2, True\)$",
-    ),
-    (lambda m: m.of_rows(slice(0, 4, 2)), r"^rows: expected a slice of step 1, got slice\(0, 4, 2\)$"),
-    (lambda m: m.of_rows(slice(40, 50)), r"^rows: expected at least one of the 40 queries, got none$"),
-    (lambda m: m.diagonal(1.5), r"^d: expected an integer, got 1.5$"),
-    (lambda m: m.pool(0), r"^block: expected an integer of at least 1, got 0$"),
-    (lambda m: m.pool(True), r"^block: expected an integer of at least 1, got True$"),
-    (lambda m: m.pool(4, op="sum"), r"^op: expected 'mean' or 'max', got 'sum'$"),
-    (
-        lambda m: m.pool(4, row_factors=torch.ones(44)),
-        r"^row_factors: expected \[40\], \[2, 40\] or \[2, 4, 40\], got torch.float32 of shape \[44\]$",
-    ),
-    (
-        lambda m: m.pool(4, col_factors=torch.tensor([-1.0, torch.nan]).repeat(22)),
-        r"^col_factors: expected finite numbers of at least 0, got others in \[44\]$",
-    ),
-    (
-        lambda m: m.count_visible(slice(0, 4), slice(0, 9), 2, counted_cols=torch.ones(9, dtype=torch.bool)),
-        r"^counted_cols: expected a bool tensor of shape \[44\], got torch.bool of shape \[9\]$",
-    ),
-    (
-        lambda m: m.count_visible(slice(0, 4), slice(0, 9), 2, counted_rows=torch.ones(40)),
-        r"^counted_rows: expected a bool tensor of shape \[40\], got torch.float32 of shape \[40\]$",
-    ),
-    (lambda m: m.topk(0), r"^k: expected an integer of at least 1, got 0$"),
-    (lambda m: m.topk(2.0), r"^k: expected an integer of at least 1, got 2.0$"),
-    (
-        lambda m: m.matmul(torch.ones(44)),
-        r"^x: expected \[44, C\], \[2, 44, C\] or \[2, 4, 44, C\], got torch.float32 of shape \[44\]$",
-    ),
-    (
-        lambda m: m.matmul(torch.ones(2, 40, 3)),
-        r"^x: expected \[44, C\], \[2, 44, C\] or \[2, 4, 44, C\], got torch.float32 of shape \[2, 40, 3\]$",
-    ),
-    (lambda m: m.matmul(torch.ones(3, 44, 1)), r"^x: its leading shape \[3, 1\] does not fit B=2, Hq=4$"),
-    (lambda m: m.matmul([1.0]), r"^x: expected \[44, C\], \[2, 44, C\] or \[2, 4, 44, C\], got \[1.0\]$"),
-    (
-        lambda m: m.rmatmul(torch.ones(44)),
-        r"^w: expected \[40\], \[2, 40\], \[2, 4, 40\] or \[2, 4, 40, C\], got torch.float32 of shape \[44\]$",
-    ),
-    (lambda m: m.rmatmul(torch.ones(2, 3, 40)), r"^w: its leading shape \[2, 3\] does not fit B=2, Hq=4$"),
-    (lambda m: m.rmatmul(1.0), r"^w: expected \[40\], \[2, 40\], \[2, 4, 40\] or \[2, 4, 40, C\], got 1.0$"),
-    (lambda m: m.rmatmul(torch.ones(3, 4, 40, 2)), r"^w: its leading shape \[3, 4\] does not fit B=2, Hq=4$"),
-    (
-        lambda m: m.weighted_by(torch.ones(2, 4, 40, 20)),
-        r"^output_gradient: expected a floating tensor \[2, 4, 40, 8\], got torch.float32 of shape \[2, 4, 40, 20\]$",
-    ),
-    (
-        lambda m: m.weighted_by(torch.ones(2, 4, 40, 8, dtype=torch.int64)),
-        r"^output_gradient: expected a floating tensor \[2, 4, 40, 8\], got torch.int64 of shape \[2, 4, 40, 8\]$",
-    ),
-    (lambda m: m.weighted_by(None), r"^output_gradient: expected a floating tensor \[2, 4, 40, 8\], got None$"),
-    (
-        lambda m: m.weighted_by(torch.ones(2, 4, 40, 8, device="meta")),
-        r"^output_gradient: expected a tensor on cpu, got meta$",
-    ),
-    (
-        lambda m: m.weighted_by(torch.ones(2, 4, 40, 8)).weighted_by(torch.ones(2, 4, 40, 8)),
-        r"^output_gradient: this map is weighted already; weight the map that attend gave$",
-    ),
-    (lambda m: m.head(2, 0), r"^batch: expected an index in \[-2, 2\), got 2$"),
-    (lambda m: m.head(0, -5), r"^head: expected an index in \[-4, 4\), got -5$"),
-    (lambda m: m.to_linear_operator(0, 4), r"^head: expected an index in \[-4, 4\), got 4$"),
-]
-
-
-@pytest.mark.parametrize(("ask", "message"), BAD)
-def test_bad_arguments_are_named_with_what_was_expected_and_what_came(ask, message: str) -> None:
-    with pytest.raises((ValueError, IndexError), match=message):
-        ask(featured().attend("cpu").map)

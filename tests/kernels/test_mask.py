@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp_kernels import Mask
+from interp_kernels import Mask, Received, attend
 from tests.kernels.cases import masks, randomised
 from tests.kernels.oracle import Sight
 
@@ -168,3 +168,71 @@ def test_masks_of_different_lengths_do_not_combine(build) -> None:
 def test_a_mask_combines_with_masks_alone() -> None:
     with pytest.raises(TypeError, match="unsupported operand"):
         _ = Mask.causal() & torch.ones(3)  # pyright: ignore[reportOperatorIssue]
+
+
+@pytest.mark.parametrize("window", [1 << 31, 1 << 62, (1 << 63) - 1, 1 << 63, 10**30])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_window_beyond_every_distance_is_none(backend, window: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 30, 8, generator=random) for _ in range(3))
+    for build in (Mask.causal, Mask.full):
+        for offset in (0, 1 << 61, -(1 << 61)):
+            with_window, without = (
+                attend(q, k, v, mask=build(**w).with_offset(offset), probes=[Received()], backend=backend)
+                for w in ({"window": window}, {})
+            )
+            if abs(offset) >= window:
+                continue
+            assert torch.equal(with_window.output, without.output)
+            assert torch.equal(with_window.stats["received"], without.stats["received"])
+
+
+@pytest.mark.parametrize("offset", [(1 << 61) + 1, -(1 << 61) - 1, 1 << 63, 10**30])
+def test_an_offset_that_int64_holds_no_sum_of_is_refused(offset: int) -> None:
+    with pytest.raises(ValueError, match=rf"^offset: expected an integer from -2\^61 to 2\^61, got {offset}$"):
+        Mask.causal(offset=offset)
+
+
+@pytest.mark.parametrize(
+    ("answer", "came"),
+    [
+        (torch.ones(3, 3), "torch.float32 of shape"),
+        (1, "1"),
+        (None, "None"),
+        (torch.ones(3, 3, dtype=torch.int64), "torch.int64 of"),
+    ],
+)
+def test_a_predicate_answers_with_bools(answer: object, came: str) -> None:
+    mask = Mask.from_predicate(lambda b, i, j: answer)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=rf"^predicate: expected it to return a bool tensor, got {came}"):
+        attend(*(torch.zeros(1, 1, 3, 4),) * 3, mask=mask)
+
+
+def test_a_predicate_answers_for_the_places_that_it_is_asked_about() -> None:
+    mask = Mask.from_predicate(lambda b, i, j: torch.ones(7, 2, dtype=torch.bool))
+    with pytest.raises(
+        ValueError, match=r"^predicate: expected a tensor that broadcasts to \[1, 1, 3, 3\], the shape of its"
+    ):
+        attend(*(torch.zeros(1, 1, 3, 4),) * 3, mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (Mask(window=0), r"mask\.window: expected None or an integer of at least 1, got 0"),
+        (Mask(offset=1.5), r"mask\.offset: expected an integer, got 1\.5"),  # pyright: ignore[reportArgumentType]
+        (
+            Mask(keep=torch.ones(1, 3)),
+            r"mask\.keep: expected a bool tensor \[1, 3\], got torch.float32 of shape \[1, 3\]",
+        ),
+        (
+            Mask(documents=torch.zeros(3)),
+            r"mask\.documents: expected an int64 tensor \[B, T\], got torch.float32 of shape",
+        ),
+        (Mask(is_causal="yes"), r"mask\.is_causal: expected True or False, got 'yes'"),  # pyright: ignore[reportArgumentType]
+        (Mask(predicates=(1,)), r"mask\.predicates: expected a tuple of functions, got \(1,\)"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_a_mask_that_was_built_without_the_class_methods_is_looked_at(mask: Mask, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        attend(*(torch.zeros(1, 1, 3, 4),) * 3, mask=mask)

@@ -86,3 +86,27 @@ def test_whole_numbers_are_ints_however_they_are_written():
     for values in ([1, 2], (1, 2), range(1, 3), np.array([1, 2]), torch.tensor([1, 2]), list(torch.tensor([1, 2]))):
         found = whole_numbers(values)
         assert repr(found) == "[1, 2]"
+
+
+@pytest.mark.parametrize("given", ["yes", 1, math.nan, None])
+def test_a_switch_is_on_or_off(given: Any):
+    labels = torch.zeros(3, dtype=torch.int64)
+    x = torch.zeros(1, 1, 3, 4)
+    for probe, name in (
+        (ik.LabelMatch(labels, labels, strict=given), "LabelMatch.strict"),
+        (ik.Received(normalize=given), "Received.normalize"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}: expected True or False, got {given!r}$"):
+            ik.attend(x, x, x, probes=[probe])
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("far", [1 << 40, 10**30])
+def test_squares_and_distances_larger_than_everything_are_taken(backend: Any, far: int):
+    x = torch.randn(1, 2, 9, 4, generator=torch.Generator().manual_seed(0))
+    probes = [ik.Pooled(far), ik.Pooled(far, "max", name="largest"), ik.Distance(far)]
+    found = ik.attend(x, x, x, probes=probes, backend=backend).stats
+    expected = ik.attend(
+        x, x, x, probes=[ik.Pooled(9), ik.Pooled(9, "max", name="largest"), ik.Distance()], backend=backend
+    )
+    assert all(torch.equal(found[name], value) for name, value in expected.stats.items())

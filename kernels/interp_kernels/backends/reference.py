@@ -160,9 +160,13 @@ def _pooled(probe: P.Pooled, ops: Operands, attention: Tensor, visible: Tensor) 
 
 
 def _squares(x: Tensor, block: int) -> Tensor:
-    """x [B, Hq, Tq, Tk] in squares, [B, Hq, ceil(Tq / block), block, ceil(Tk / block), block], filled up with zeros."""
-    x = F.pad(x, (0, -x.shape[3] % block, 0, -x.shape[2] % block))
-    return x.unflatten(3, (-1, block)).unflatten(2, (-1, block))
+    """x [B, Hq, Tq, Tk] in squares, [B, Hq, ceil(Tq / block), down, ceil(Tk / block), across], filled up with zeros.
+
+    down and across are the block, or all there is where that is less.
+    """
+    down, across = min(block, x.shape[2]), min(block, x.shape[3])
+    x = F.pad(x, (0, -x.shape[3] % across, 0, -x.shape[2] % down))
+    return x.unflatten(3, (-1, across)).unflatten(2, (-1, down))
 
 
 def _counting(probe: P.Probe, ops: Operands) -> Tensor:

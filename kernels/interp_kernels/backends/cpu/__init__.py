@@ -6,6 +6,8 @@ with the same meaning and three to five times slower (``interp_kernels.backends.
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -27,4 +29,23 @@ def run(ops: Operands, probes: tuple[Probe, ...]) -> tuple[Tensor, Tensor, dict[
 
 def is_compiled(ops: Operands) -> bool:
     """Whether the compiled sweeps serve this call: sums in float32, on the CPU, numba at hand."""
-    return ops.compute_dtype == torch.float32 and ops.q.device.type == "cpu" and find_spec("numba") is not None
+    return ops.compute_dtype == torch.float32 and ops.q.device.type == "cpu" and _compiles()
+
+
+@cache
+def _compiles() -> bool:
+    """Whether numba is there and compiles. One that is installed and does not start is told about, once."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        from numba import config
+    except ImportError as error:
+        warnings.warn(
+            f"numba is installed but cannot be imported ({error}); attention on CPUs takes three to five times longer "
+            "until it is repaired or removed",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    # With NUMBA_DISABLE_JIT=1 its functions are Python's, and the sweeps have instructions that Python has not.
+    return not config.DISABLE_JIT  # pyright: ignore[reportAttributeAccessIssue]

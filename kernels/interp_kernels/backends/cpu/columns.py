@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp_kernels import probes as P
 from interp_kernels.backends.cpu import sweeps
-from interp_kernels.backends.cpu.rows import LEAST_KEYS, TILE_CELLS, Scorer, place, row_blocks
+from interp_kernels.backends.cpu.rows import LEAST_KEYS, TILE_CELLS, Scorer, empty, place, row_blocks
 from interp_kernels.backends.cpu.threads import share_out
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import Block
@@ -26,7 +26,7 @@ class ReceivedColumns:
 
     def __init__(self, ops: Operands, weights: Tensor, normalize: bool = False) -> None:
         self.weights = weights
-        self.value = torch.full((ops.batch, ops.heads, ops.keys), torch.nan)
+        self.value = empty(ops.batch, ops.heads, ops.keys).fill_(torch.nan)
         self.seen = torch.full_like(self.value, torch.nan) if normalize else None
 
     def result(self) -> Tensor:
@@ -39,10 +39,10 @@ class PooledColumns:
     def __init__(self, ops: Operands, block: int, largest: bool, queries: Tensor | None = None) -> None:
         self.block, self.largest = block, largest
         shape = (ops.batch, ops.heads, -(-ops.queries // block), -(-ops.keys // block))
-        queries = torch.ones(1, ops.queries, dtype=torch.bool) if queries is None else queries
+        queries = empty(1, ops.queries, dtype=torch.bool).fill_(True) if queries is None else queries
         self.counted = queries.expand(ops.batch, -1)[:, None].expand(-1, ops.heads, -1)
-        self.value = torch.full(shape, torch.nan)
-        self.cells = torch.zeros(shape if not largest else (0,) * 4, dtype=torch.int64)
+        self.value = empty(*shape).fill_(torch.nan)
+        self.cells = empty(*(shape if not largest else (0,) * 4), dtype=torch.int64).zero_()
 
     @classmethod
     def of(cls, probe: P.Pooled, ops: Operands) -> PooledColumns:

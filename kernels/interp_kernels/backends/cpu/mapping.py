@@ -40,7 +40,7 @@ class MapSweeps(MapTiles):
         side_by_side = x.view(b, ops.kv_heads, group, keys, columns).movedim(2, 3).flatten(3)
         output = passes.run(replace(ops, v=side_by_side), ())[0]
         output = output.view(b, ops.kv_heads, group, ops.queries, group, columns)
-        own = torch.arange(group)
+        own = torch.arange(group, device=output.device)
         return output[:, :, own, :, own].movedim(0, 2).reshape(b, h, ops.queries, columns)
 
     def rmatmul(self, w: Tensor) -> Tensor:

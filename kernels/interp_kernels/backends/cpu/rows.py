@@ -60,9 +60,14 @@ class Rows:
         )
 
 
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """On the CPU, whatever type and device torch takes where none is said."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
 def _filled(value: float, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Piece by piece, each too small for torch to share out: its threads would go on spinning beside the workers."""
-    x = torch.empty(shape, dtype=dtype)
+    x = empty(*shape, dtype=dtype)
     for piece in x.view(-1).split(TORCH_GRAIN):
         piece.fill_(value)
     return x
@@ -113,7 +118,7 @@ class Scorer:
         self.held: tuple[slice, slice] | None = None
         self.q_kept, self.k_kept = Float32(), Float32()
         self.pairs = self.n = 0
-        self.flat = torch.empty(0)
+        self.flat = empty(0)
         self.views: dict[int, tuple[Tensor, np.ndarray]] = {}
         self.by_class: tuple[np.ndarray, np.ndarray] | None = None
         if self.is_product and ops.class_values is not None and ops.classes is not None:
@@ -142,7 +147,7 @@ class Scorer:
         views = self.views.get(width)
         if views is None:
             if self.flat.numel() < self.n * width:
-                self.flat = torch.empty(self.n * width)
+                self.flat = empty(self.n * width)
                 self.views.clear()
             tile = self.flat[: self.n * width].view(self.pairs, -1, width)
             views = self.views[width] = tile, tile.view(self.n, width).numpy()
@@ -161,7 +166,7 @@ class Float32:
     """Heads in float32, [b h, T, D]: the same memory where that is possible, else copies into memory that is kept."""
 
     def __init__(self) -> None:
-        self.kept = torch.empty(0)
+        self.kept = empty(0)
 
     def of(self, x: Tensor) -> Tensor:
         """x [b, h, T, D]."""
@@ -169,7 +174,7 @@ class Float32:
         if x.dtype == torch.float32:
             return x.reshape(b * h, t, d)
         if self.kept.numel() < x.numel():
-            self.kept = torch.empty(x.numel())
+            self.kept = empty(x.numel())
         return self.kept[: x.numel()].view(x.shape).copy_(x).view(b * h, t, d)
 
 
@@ -236,13 +241,13 @@ class RowPass:
         n = math.prod(block.shape)
         if n != self.n:
             self.n = n
-            self.output = torch.empty(n, self.ops.v.shape[-1])
-            self.state = torch.empty(program.rows, n)
-            self.ends = torch.empty(3, n)
-            self.exists = torch.empty(len(program.offsets), n, dtype=torch.bool)
-            self.peak = torch.empty(n if program.peak else 0, dtype=torch.int64)
-            self.top_scores = torch.empty(program.top, n)
-            self.top_keys = torch.empty(program.top, n, dtype=torch.int64)
+            self.output = empty(n, self.ops.v.shape[-1])
+            self.state = empty(program.rows, n)
+            self.ends = empty(3, n)
+            self.exists = empty(len(program.offsets), n, dtype=torch.bool)
+            self.peak = empty(n if program.peak else 0, dtype=torch.int64)
+            self.top_scores = empty(program.top, n)
+            self.top_keys = empty(program.top, n, dtype=torch.int64)
             buffers = (self.output, self.state, self.exists, self.peak, self.top_scores, self.top_keys)
             self.arrays = [x.numpy() for x in buffers]
         output, state, exists, peak, top_scores, top_keys = self.arrays

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from interp_kernels.backends.tiled.columns import pieces
 from interp_kernels.gradient import map_gradient
 from interp_kernels.operands import Operands
 from interp_kernels.tiles import TILE_CELLS, Block, blocks, is_hidden, scores
@@ -46,30 +47,26 @@ class MapTiles:
         """[B, Hq, R, C]. rows [B, Hq, Tq], cols [B, Hq, Tk]: factors of P."""
         b, h, queries, keys = self.shape
         out = torch.zeros(b, h, -(-queries // block), -(-keys // block), dtype=self.lse.dtype, device=self.lse.device)
-        count = torch.zeros_like(out) if op == "mean" else None
-        target = torch.arange(keys, device=out.device) // block
-        for part, across, p, visible in self._walk():
-            columns = target[across].expand_as(p)
+        # Whole numbers, since float32 rounds a count above 2^24.
+        count = torch.zeros(out.shape, dtype=torch.int64, device=out.device) if op == "mean" else None
+        for part, cells, p, visible in self._walk():
             if rows is not None:
                 p.mul_(rows[part.batch, part.head, part.rows, None])
             if cols is not None:
-                p.mul_(cols[part.batch, part.head, None, across])
-            width = out.shape[-1]
-            by_row = p.new_zeros(*p.shape[:3], width)
-            seen = p.new_zeros(*p.shape[:3], width)
-            if op == "mean":
-                by_row.scatter_add_(-1, columns, p)
-                seen.scatter_add_(-1, columns, visible.to(p.dtype).expand_as(p))
+                p.mul_(cols[part.batch, part.head, None, cells])
+            down = slice(part.rows.start // block, -(-part.rows.stop // block))
+            across = slice(cells.start // block, -(-cells.stop // block))
+            here = (part.batch, part.head, down, across)
+
+            # By slices and not by adding to indices, which on a GPU has no order.
+            def squares(x: Tensor, reduce, first_row: int = part.rows.start, first: int = cells.start) -> Tensor:
+                return pieces(pieces(x, 2, first_row, block, reduce), 3, first, block, reduce)
+
+            if count is None:
+                out[here] = torch.maximum(out[here], squares(p, torch.amax))
             else:
-                by_row.scatter_reduce_(-1, columns, p, "amax")
-            for i in range(part.rows.start // block, (part.rows.stop - 1) // block + 1):
-                local = slice(max(i * block - part.rows.start, 0), (i + 1) * block - part.rows.start)
-                cell = out[part.batch, part.head, i]
-                if count is not None:
-                    cell += by_row[:, :, local].sum(dim=2)
-                    count[part.batch, part.head, i] += seen[:, :, local].sum(dim=2)
-                else:
-                    out[part.batch, part.head, i] = torch.maximum(cell, by_row[:, :, local].amax(dim=2))
+                out[here] += squares(p, torch.sum)
+                count[here] += squares(p.copy_(visible), torch.sum).long()
         return out if count is None else out / count.clamp(min=1)
 
     def topk(self, k: int) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ class _Passes:
     def rows(self) -> Rows:
         assert self.result.shift is not None
         assert self.result.factor is not None
-        return Rows(self.call, self.result.shift, self.result.factor, is_rounded=False)
+        return Rows(self.call, self.result.shift, self.result.factor)
 
     def measured(self, probe: P.Probe) -> dict[str, Tensor]:
         """What ``Attended.stats`` holds of a probe."""

@@ -1,7 +1,8 @@
 """The passes that know every row's normaliser, from the host's side: allocate, launch, hand over.
 
 P_ij = factor_i 2^((s_ij - shift_i) c). After a forward pass shift is the row's maximum and factor what its sums gave, so P
-keeps the digits of the softmax. The lazy map has the log-sum-exp alone: it is the shift, and 2^(...) is bounded by 1.
+keeps the digits of the softmax. The lazy map has the log-sum-exp alone: it is the shift. 2^(...) is bounded by 1, which rounding
+may exceed where a key is scored again.
 """
 
 from __future__ import annotations
@@ -38,13 +39,11 @@ class Rows:
     call: Call
     shift: Tensor
     factor: Tensor
-    is_rounded: bool
-    """Whether the shift is a rounded log-sum-exp rather than a score."""
 
     @classmethod
     def from_lse(cls, call: Call, lse: Tensor) -> Rows:
         shift = lse.contiguous() / call.nat
-        return cls(call, shift.masked_fill(lse == -torch.inf, 0.0), torch.ones_like(shift), is_rounded=True)
+        return cls(call, shift.masked_fill(lse == -torch.inf, 0.0), torch.ones_like(shift))
 
     @cached_property
     def seen(self) -> Tensor:
@@ -76,7 +75,6 @@ def column_sums(rows: Rows, weights: Tensor, counts: Tensor | None = None) -> tu
         "count_n": weights[0].numel(),
         "WEIGHTS": n,
         "COUNTS": 0 if counts is None else n,
-        "AT_MOST_ONE": rows.is_rounded,
     }
     launch(columns_kernel, "columns", rows.call, lambda c: (rows.heads * cdiv(ops.keys, c.block_n),), arguments)
     return sums, seen
@@ -115,7 +113,6 @@ def pairs(rows: Rows, offsets: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         "value_ptr": value,
         "exists_ptr": exists,
         "offsets": len(offsets),
-        "AT_MOST_ONE": rows.is_rounded,
     }
     launch(pairs_kernel, "rows", rows.call, lambda c: (rows.heads * cdiv(ops.queries, c.block_m),), arguments)
     return value, exists.bool()
@@ -167,7 +164,6 @@ def squares(rows: Rows, size: int, op: str, chosen: Tensor | None = None) -> Ten
         "size": size,
         "CHOSEN": chosen is not None,
         "MEAN": op == "mean",
-        "AT_MOST_ONE": rows.is_rounded,
     }
     # A tile is 16, 32, 64 or 128 cells a side: sizes that divide it go several to a tile.
     piece = size if size <= 16 and size & (size - 1) == 0 else 0

@@ -69,13 +69,13 @@ def columns_kernel(
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
-    WEIGHTS: tl.constexpr, COUNTS: tl.constexpr, AT_MOST_ONE: tl.constexpr,
+    WEIGHTS: tl.constexpr, COUNTS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """sum [WEIGHTS, B, Hq, Tk] of weight [WEIGHTS, B, Hq, Tq] times 2^((s - shift) c), and seen [COUNTS, B, Hq, Tk], the
     sums of count [COUNTS, B, Hq, Tq] over the queries that see the key. weight holds the row's factor.
 
-    AT_MOST_ONE: bound 2^(...) by 1, for a shift that is a rounded log-sum-exp.
+    2^(...) is bounded by 1: scored again a key may exceed the row's maximum, or its log-sum-exp, by rounding.
     """
     blocks = tl.cdiv(keys, BLOCK_N)
     unit = tl.program_id(0) // blocks
@@ -117,9 +117,7 @@ def columns_kernel(
         )  # fmt: skip
         shift = tl.load(shift_ptr + rows_before + row, mask=valid, other=0.0)
         x = (s - shift[None, :]) * c
-        if AT_MOST_ONE:
-            x = tl.where(x > 0.0, 0.0, x)
-        p = tl.exp2(x)
+        p = tl.exp2(tl.where(x > 0.0, 0.0, x))
         first = start + offset
         last = tl.minimum(start + BLOCK_M, queries) - 1 + offset
         open_lo, open_hi = open_span(first, last, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS)

@@ -58,7 +58,9 @@ def histogram_kernel(
                     document_i, keep_here, document_here, queries, keys, window, gain, inner, hidden, open_lo, open_hi,
                     D, D_PAD, CAUSAL, WINDOW, KEEP, DOCUMENTS, ALIBI, BIAS, CLASSES, SOFTCAP, PRECISION, BLOCK_N,
                 )  # fmt: skip
-                p = tl.exp2((s - shift[:, None]) * c)
+                x = (s - shift[:, None]) * c
+                # Scored again a key may exceed the maximum by rounding; a probability may not exceed 1.
+                p = tl.exp2(tl.where(x > 0.0, 0.0, x))
                 apart = i[:, None] - (start + tl.arange(0, BLOCK_N))[None, :]
                 apart = tl.where(side == 0, apart, -apart)
                 inside = (apart >= tl.maximum(near, side)) & (apart < far)

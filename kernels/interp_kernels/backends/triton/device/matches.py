@@ -71,7 +71,10 @@ def matches_kernel(
             CAUSAL, WINDOW, KEEP, DOCUMENTS,
         )  # fmt: skip
         seen = seen & (place[None, :] >= begin[:, None]) & (place[None, :] < end[:, None]) & ~(s <= 0.5 * hidden)
-        mass += tl.sum(tl.where(seen, tl.exp2((s - shift[:, None]) * c), 0.0), 1)
+        x = (s - shift[:, None]) * c
+        # Scored again a maximum may come out larger, and its weight may not exceed 1.
+        x = tl.where(x > 0.0, 0.0, x)
+        mass += tl.sum(tl.where(seen, tl.exp2(x), 0.0), 1)
     factor = tl.load(factor_ptr + at, mask=valid, other=0.0)
     out = tl.program_id(1).to(tl.int64) * units * queries + at
     tl.store(value_ptr + out, mass * factor, mask=valid)

@@ -22,7 +22,7 @@ def pairs_kernel(
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
-    AT_MOST_ONE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """value [B, Hq, Tq, offsets] and whether the pair exists and is visible, for the distances d at offsets_ptr."""
     blocks = tl.cdiv(queries, BLOCK_M)
@@ -52,8 +52,8 @@ def pairs_kernel(
             i, j, document_i, keep_here, document_here, keys, window, CAUSAL, WINDOW, KEEP, DOCUMENTS
         ) & ~(s <= 0.5 * hidden)  # fmt: skip
         x = (s - shift) * c
-        if AT_MOST_ONE:
-            x = tl.where(x > 0.0, 0.0, x)
+        # Scored again a key may exceed the maximum by rounding; a probability may not exceed 1.
+        x = tl.where(x > 0.0, 0.0, x)
         value = tl.where(seen, tl.exp2(x) * factor, 0.0)
         tl.store(value_ptr + at * offsets + n, value, mask=valid)
         tl.store(exists_ptr + at * offsets + n, seen.to(tl.uint8), mask=valid)

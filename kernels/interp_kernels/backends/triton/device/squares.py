@@ -29,7 +29,7 @@ def squares_kernel(
     D: tl.constexpr, D_PAD: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, KEEP: tl.constexpr, DOCUMENTS: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, CLASSES: tl.constexpr, SOFTCAP: tl.constexpr, NEGATIVE: tl.constexpr,
-    CHOSEN: tl.constexpr, MEAN: tl.constexpr, AT_MOST_ONE: tl.constexpr, PIECE: tl.constexpr,
+    CHOSEN: tl.constexpr, MEAN: tl.constexpr, PIECE: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """value [B, Hq, R, C] over squares of ``size`` x ``size`` cells, over the queries with chosen [B, Tq] nonzero.
@@ -97,8 +97,8 @@ def squares_kernel(
             )  # fmt: skip
             seen = seen & counts[:, None] & (j < column_end)[None, :] & ~(s <= 0.5 * hidden)
             x = (s - shift[:, None]) * c
-            if AT_MOST_ONE:
-                x = tl.where(x > 0.0, 0.0, x)
+            # Scored again a key may exceed the maximum by rounding; a probability may not exceed 1.
+            x = tl.where(x > 0.0, 0.0, x)
             p = tl.where(seen, tl.exp2(x) * factor[:, None], 0.0)
             if MEAN:
                 total += p
