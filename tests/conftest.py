@@ -9,6 +9,7 @@ Two marks are for GPUs. Tests marked ``gpu`` need a CUDA device, or one that is 
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -33,9 +34,10 @@ IS_PRETENDED = os.environ.get("INTERP_PRETEND_GPU") == "1"
 if IS_PRETENDED:
     from tests.pretend_device import pretended
 
-    # Until the process ends: test modules ask for the device when they are imported.
+    # For the whole session: test modules ask for the device when they are imported.
     PRETENDED = ExitStack()
     PRETENDED.enter_context(pretended())
+    atexit.register(PRETENDED.close)
 
 # Before anything imports transformers or huggingface_hub, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -51,6 +53,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device, real or pretended")
     config.addinivalue_line("markers", "hardware: needs a real CUDA device")
+    # DeBERTa's module in the earliest transformers that are supported, when it is imported.
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,7 +62,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("hardware") and not HAS_GPU:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         elif item.get_closest_marker("gpu") and not (HAS_GPU or IS_PRETENDED):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; test_pretended_gpu.py runs it on a pretended one"))
+            item.add_marker(
+                pytest.mark.skip(reason="needs a CUDA device; test_pretended_gpu.py runs it on a pretended one")
+            )
 
 
 @pytest.fixture(scope="session")

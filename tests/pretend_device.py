@@ -48,6 +48,13 @@ FLOATING_ONLY = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten:
 """Products that CUDA has for floating numbers alone."""
 
 
+WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim"}
+"""Operations whose result the host waits for, as it does for every copy to or from its own memory."""
+
+waits: list[str] = []
+"""The operations that made the host wait, in order."""
+
+
 class DeviceMixError(RuntimeError):
     """An operation that a GPU would refuse."""
 
@@ -109,8 +116,9 @@ class _Functions(TorchFunctionMode):
     """Turns the device "cuda" of calls into the one that is there."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = _translated(args, kwargs)
-        return func(*args, **kwargs)
+        if func is not torch.device:
+            args, kwargs = _translated(args, kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 class _Operations(TorchDispatchMode):
@@ -143,6 +151,9 @@ def _dispatched(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     if on_device and name not in MOVES:
         _check(name, args, given)
     _check_generator(name, kwargs, goes_there or bool(on_device))
+    is_mixed = len(on_device) < len(given)
+    if name in WAITING or (name in MOVES and (target is not None or is_mixed)) or (name in INDEXING and is_mixed):
+        waits.append(name)
     args_here, kwargs_here = tree_map(_held, (args, kwargs))
     kwargs_here |= {"pin_memory": False} if "pin_memory" in kwargs else {}
     result = func(*args_here, **kwargs_here)
@@ -220,6 +231,7 @@ def _answers() -> dict[str, Any]:
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
         "Event": _Event,
+        "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16],
     }
 
 
@@ -250,7 +262,7 @@ def pretended() -> Iterator[None]:
     with ExitStack() as entered:
         entered.callback(torch._C._set_only_lift_cpu_tensors, only_lifts)
         for name, answer in _answers().items():
-            entered.enter_context(patch.object(torch.cuda, name, answer))
+            entered.enter_context(patch.object(torch.cuda, name, answer, create=True))
         entered.enter_context(patch.object(InterpretedFunction, "__getitem__", _launched))
         # In this thread, in which the modes are.
         entered.enter_context(torch.autograd.set_multithreading_enabled(False))

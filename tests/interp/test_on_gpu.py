@@ -21,8 +21,9 @@ from torch import Tensor
 import interp
 from interp import edits
 from interp.models.hooked import HookedModel
-from tests.kernels.on_device import moved
+from tests.conftest import IS_PRETENDED
 from tests.interp.tiny import ARCHITECTURES, BERT, HEADS, NAMES, right_padded, tiny_t5, token_ids
+from tests.kernels.on_device import moved
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,6 +33,9 @@ pytestmark = [
 
 TOLERANCE = 1e-4
 """Of the largest value of its kind: twice 3e-5, and what an analysis adds by its own sums."""
+
+MODELS = ("llama", "gemma2", "gpt_oss", "gpt2") if IS_PRETENDED else NAMES
+"""Grouped heads, a soft cap and windows, sinks, and heads that share nothing stand for the others where each takes long."""
 
 T = 40
 IDS = token_ids((2, T), seed=3)
@@ -64,7 +68,7 @@ def numbers(x: Any, where: str = "") -> Iterator[tuple[str, np.ndarray]]:
     elif isinstance(x, float):
         yield where, np.array(x)
     elif isinstance(x, pd.DataFrame):
-        for name in x.select_dtypes("floating").columns:
+        for name in x.select_dtypes(np.floating).columns:
             yield f"{where}.{name}", x[name].to_numpy(np.float64)
     elif isinstance(x, Mapping):
         for key, value in x.items():
@@ -106,11 +110,13 @@ def demos() -> tuple[HookedModel, HookedModel]:
     return interp.load("demo", device="cuda", dtype="float32"), interp.load("demo", device="cpu")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "bert"])
+@pytest.mark.parametrize("name", [*MODELS, "bert"])
 def test_captures(name: str, pair: Callable[[str], tuple[HookedModel, HookedModel]]):
     on_gpu, on_cpu = pair(name)
     lists, _, _ = right_padded((T, 23), seed=3)
-    got, expected = (model.capture(lists, moved(PROBES, model.device), logits=name != "bert") for model in (on_gpu, on_cpu))
+    got, expected = (
+        model.capture(lists, moved(PROBES, model.device), logits=name != "bert") for model in (on_gpu, on_cpu)
+    )
     assert on_gpu.device.type == "cuda"
     assert "triton" in got.facts["backend"]
     for statistic in expected.stats:
@@ -139,15 +145,18 @@ def test_lazy_maps(pair: Callable[[str], tuple[HookedModel, HookedModel]]):
         w = torch.rand(T, generator=torch.Generator().manual_seed(4))
         parts = {"rows": lazy.rows([0, -1]), "tile": lazy.tile(slice(3, 20), slice(0, 9)), "diagonal": lazy.diagonal(2)}
         parts |= {"pool": lazy.pool(8), "largest": lazy.pool(5, "max"), "top": lazy.topk(3)[0], "dense": lazy.dense()}
-        parts |= {"product": lazy.matmul(WEIGHTS), "received": lazy.rmatmul(w), "some": lazy.of_rows(slice(30, T)).dense()}
+        parts |= {
+            "product": lazy.matmul(WEIGHTS),
+            "received": lazy.rmatmul(w),
+            "some": lazy.of_rows(slice(30, T)).dense(),
+        }
         weighted = lazy.weighted_by(torch.ones((2, HEADS, T, lazy.operands.v.shape[-1]), device=model.device))
         return parts | {"weighted": weighted.pool(8), "of weighted": weighted.rmatmul(w)}
 
-    for name in ("llama", "gpt_oss"):
-        check_same(*map(read, pair(name)))
+    check_same(*map(read, pair("gpt_oss")))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_generation(name: str, pair: Callable[[str], tuple[HookedModel, HookedModel]]):
     prompts = [row[:n].tolist() for row, n in zip(token_ids((2, 15), seed=2), (15, 9), strict=True)]
     statistics = ["entropy", "peak", interp.OffsetMass((0, 3)), "received"]
@@ -173,7 +182,7 @@ EDITS: dict[str, Callable[[HookedModel], edits.Edit]] = {
     "cut after the softmax": lambda model: edits.cut(keys=[2, 5], heads=["L1H3"], renormalize=False),
     "cut pairs": lambda model: edits.cut(pairs=[(9, 2), (12, 3)], layers=[1]),
     "recalibrate": lambda model: edits.recalibrate(keys=[0, 9], heads=["L0H2", "L1H0"]),
-    "mean ablate": lambda model: edits.mean_ablate("L0H1", source=model.capture(IDS, [], outputs=True)),
+    "mean ablate": lambda model: edits.mean_ablate("L0H1", reference=model.capture(IDS, [], outputs=True)),
     "patch": lambda model: edits.patch(
         "L0H1", source=model.capture(token_ids((2, T), seed=8), [], outputs=True), positions=[5, 6]
     ),
@@ -189,15 +198,14 @@ def test_edits(name: str, pair: Callable[[str], tuple[HookedModel, HookedModel]]
             generation = model.generate(IDS, 3, ["entropy"], min_new_tokens=3)
         return [capture.stats, capture.logits, [step.stats for step in generation.steps]]
 
-    for model in ("llama", "gpt2"):
-        check_same(*map(run, pair(model)))
+    check_same(*map(run, pair("llama")))
 
 
 ANALYSES: dict[str, Callable[[HookedModel], Any]] = {
     "attention_flow": lambda m: interp.flow.attention_flow(m, TEXT[:40]),
     "contributions": lambda m: m.capture(TEXT, [], contributions="norm").stats,
     "divergences": lambda m: interp.heads.divergences(m, TEXT, layers=[0, 1], clusters=None),
-    "faithfulness": lambda m: interp.flow.faithfulness(m, [TEXT[:60], OTHER[:50]], ["rollout", "relevance"]).table,
+    "faithfulness": lambda m: interp.flow.faithfulness(m, [TEXT[:30], OTHER[:24]], ["rollout", "relevance"]),
     "head_dossiers": lambda m: interp.head_dossiers(m, [TEXT, OTHER], length=24, progress=False).metrics,
     "head_tokens": lambda m: interp.heads.head_tokens(m, TEXT, "L1H2"),
     "importance": lambda m: interp.causal.importance(m, TEXT),
@@ -205,7 +213,7 @@ ANALYSES: dict[str, Callable[[HookedModel], Any]] = {
     "lag_curve": lambda m: interp.heads.lag_curve(m, samples=2, span=20),
     "logit_attribution": lambda m: interp.heads.logit_attribution(m, TEXT),
     "lookback": lambda m: interp.heads.lookback(m, TEXT, max_new_tokens=5),
-    "maps_score": lambda m: interp.heads.maps_score(m, [(" old", " man"), (" river", " ship")]).scores,
+    "maps_score": lambda m: interp.heads.maps_score(m, [(260, 270), (281, 292)]),
     "norm_attention": lambda m: interp.flow.norm_attention(m, TEXT),
     "ov_copying": lambda m: interp.heads.ov_copying(m, sample=50),
     "relevance": lambda m: interp.flow.relevance(m, TEXT),
@@ -219,7 +227,7 @@ ANALYSES: dict[str, Callable[[HookedModel], Any]] = {
     "token_losses": lambda m: interp.causal.token_losses(m, TEXT),
     "verify": lambda m: interp.causal.verify(
         m, ["L2H1", "L3H0"], interp.causal.induction_task(m, span=12, samples=3), controls=2
-    ).table,
+    ),
     "view of a head": lambda m: interp.views.head_profile(m.maps(TEXT)[1], 2),
     "view of a map": lambda m: interp.views.region(m.maps(TEXT)[1], head=2),
     "view of tokens": lambda m: interp.token_view(m, TEXT, ["L1H2"]).links,

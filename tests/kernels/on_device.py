@@ -62,7 +62,7 @@ needs_triton = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 needs_gpu = pytest.mark.hardware
 
 
-def moved(value: Any, device: str) -> Any:
+def moved(value: Any, device: str | torch.device) -> Any:
     """The same with every tensor in it on ``device``: dataclasses, tuples and dictionaries are gone through."""
     if isinstance(value, Tensor):
         return value.to(device)
