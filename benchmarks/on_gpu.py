@@ -68,8 +68,8 @@ def command_of(step: str, out: Path) -> list[str]:
     if step != "tests":
         return [sys.executable, "benchmarks/gpu_smoke.py", "versions" if step == "versions" else "kernels"]
     workers = min(16, os.cpu_count() or 1)
-    # The system's plugins are none of ours, and a warning of theirs would be an error.
-    plugins = ["-p", "xdist.plugin", "-n", str(workers), "--dist", "worksteal"]
+    # The system's plugins are none of ours, and its releases may warn of what ours do not.
+    plugins = ["-W", "default", "-p", "xdist.plugin", "-n", str(workers), "--dist", "worksteal"]
     told = ["-v", "-ra", "--tb=short", "--color=no", "--durations=25", f"--junitxml={out / 'tests.xml'}"]
     return [
         sys.executable,

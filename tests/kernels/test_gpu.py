@@ -23,6 +23,8 @@ pytestmark = [
     pytest.mark.gpu,
     # Overflow in the interpreter's numpy, where a GPU says nothing.
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
+    # That torch does not find every wait of the host.
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),
 ]
 
 T, HEADS, KV_HEADS, WIDTH = (40, 2, 1, 16) if IS_PRETENDED else (300, 4, 2, 64)
@@ -181,6 +183,8 @@ def test_threads_do_not_disturb_one_another():
             check_equal(found, alone)
 
 
+# What the compiler warns of is its own.
+@pytest.mark.filterwarnings("default")
 @pytest.mark.hardware
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_one_graph_of_torch_compile_forward_and_back(compiler: str):
