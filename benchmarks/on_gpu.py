@@ -3,7 +3,8 @@
     python3 benchmarks/on_gpu.py --out out/gpu                 # all of it, in at most 8 minutes
     python3 benchmarks/on_gpu.py --out out/gpu --minutes 20 --steps benchmark
 
-Steps, each with a share of the time, in this order; one that fails or is cut off does not keep the next from running:
+Steps, each with a share of the time, in this order; without a GPU the first ends it, and any other that fails or is cut off
+does not keep the next from running:
 
     versions    the device, and the packages that are there                              versions.txt
     smoke       one call of every kernel against the definition                          smoke.txt
@@ -30,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SHARES = {"versions": 0.05, "smoke": 0.15, "tests": 0.5, "benchmark": 0.3}
 """Of the time. What a step leaves over goes to those after it."""
+
+LEAST = 60.0
+"""Seconds that a step has at least, while they last: the first one imports what nothing has yet read from the disk."""
 
 GRACE = 15.0
 """Seconds in which a step that was cut off may still write what it knows."""
@@ -123,7 +127,7 @@ def _ends(program: subprocess.Popen, seconds: float) -> bool:
 
 
 def _tells(line: str) -> bool:
-    return bool(re.match(r"(FAILED|ERROR|OFF|off:|cuda |torch |triton |=+ .*(passed|failed|error)|\w*Error)", line))
+    return bool(re.match(r"(FAILED|ERROR|OFF|no CUDA|gpu |torch |triton |=+ .*(passed|failed|error)|\w*Error)", line))
 
 
 def main() -> None:
@@ -137,11 +141,13 @@ def main() -> None:
     left, ended = 60 * arguments.minutes, []
     for n, step in enumerate(arguments.steps):
         rest = sum(SHARES[each] for each in arguments.steps[n:])
-        ended.append(run(step, out, left * SHARES[step] / rest - GRACE))
+        ended.append(run(step, out, min(left, max(LEAST, left * SHARES[step] / rest - GRACE))))
         left -= ended[-1].seconds
         summary = "\n".join(map(str, ended)) + "\n"
         (out / "summary.txt").write_text(summary)
         print(ended[-1], flush=True)
+        if step == "versions" and ended[-1].status:
+            break
     raise SystemExit(any(each.status or each.was_cut for each in ended))
 
 
