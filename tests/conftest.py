@@ -1,9 +1,18 @@
-"""What every test may rely on: no network for models, and the folder of real data where it is there."""
+"""What every test may rely on: no network for models, and the folder of real data where it is there.
+
+Two marks are for GPUs. Tests marked ``gpu`` need a CUDA device, or one that is pretended (``pretend_device``); those marked
+``hardware`` need a real one. Elsewhere they are skipped. INTERP_PRETEND_GPU=1 pretends one for the whole session:
+
+    INTERP_PRETEND_GPU=1 pytest -m gpu      # what ``test_pretended_gpu.py`` does
+    pytest -m "gpu or hardware"             # on a GPU
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +26,18 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 # Before anything imports triton, which reads it once: without a GPU its kernels run in its interpreter.
-if not torch.cuda.is_available():
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+IS_PRETENDED = os.environ.get("INTERP_PRETEND_GPU") == "1"
+if IS_PRETENDED:
+    from tests.pretend_device import pretended
+
+    # For the whole session: test modules ask for the device when they are imported.
+    PRETENDED = ExitStack()
+    PRETENDED.enter_context(pretended())
+    atexit.register(PRETENDED.close)
 
 # Before anything imports transformers or huggingface_hub, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -29,6 +48,23 @@ settings.register_profile("interp", deadline=None, suppress_health_check=[Health
 settings.load_profile("interp")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a CUDA device, real or pretended")
+    config.addinivalue_line("markers", "hardware: needs a real CUDA device")
+    # DeBERTa's module in the earliest transformers that are supported, when it is imported.
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("hardware") and not HAS_GPU:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        elif item.get_closest_marker("gpu") and not (HAS_GPU or IS_PRETENDED):
+            item.add_marker(
+                pytest.mark.skip(reason="needs a CUDA device; test_pretended_gpu.py runs it on a pretended one")
+            )
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ rules and padding (see ``rules``), and a KV cache is not tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -135,12 +135,12 @@ def watched(call: AttentionCall, recording: Recording) -> Tensor:
         step()
     # Of keys and values from a cache only those that are new: the others were looked at when they came.
     new = 0 if call.layer.stack == "cross" else -call.q.shape[2]
-    for name, x in (("queries", call.q), ("keys", call.k[:, :, new:]), ("values", call.v[:, :, new:])):
-        _check_finite(x, call.layer, f"{name} that enter its attention", recording)
+    entering = {"queries": call.q, "keys": call.k[:, :, new:], "values": call.v[:, :, new:]}
+    _check_finite({f"{name} that enter its attention": x for name, x in entering.items()}, call.layer, recording)
     for edit in recording.edits:
         call = edit.operands(call)
     attended = call.attend(recording.probes_of(call))
-    _check_finite(attended.output, call.layer, "output of its attention", recording)
+    _check_finite({"output of its attention": attended.output}, call.layer, recording)
     for edit in recording.edits:
         attended = replace(attended, output=edit.output(call, attended.output))
     recording.seen.append(call.layer.key)
@@ -148,10 +148,12 @@ def watched(call: AttentionCall, recording: Recording) -> Tensor:
     return attended.output
 
 
-def _check_finite(x: Tensor, layer: AttentionLayer, what: str, recording: Recording) -> None:
+def _check_finite(given: Mapping[str, Tensor], layer: AttentionLayer, recording: Recording) -> None:
+    """Refuse NaN and infinity in tensors, named by what they are. On a GPU the host waits for all of them once."""
     # A branch on the values would break the graph of torch.compile.
-    if torch.compiler.is_compiling() or bool(torch.isfinite(x).all()):
+    if torch.compiler.is_compiling() or bool(torch.stack([torch.isfinite(x).all() for x in given.values()]).all()):
         return
+    what, x = next((what, x) for what, x in given.items() if not bool(torch.isfinite(x).all()))
     kind = "NaN" if bool(torch.isnan(x).any()) else "infinity"
     since = f", while that of layer {recording.seen[-1]} was still finite" if recording.seen else ""
     raise RunError(

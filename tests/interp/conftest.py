@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import interp
 from interp.scores import HeadScores
+from tests.conftest import IS_PRETENDED
 from tests.interp.command import Command
 from tests.interp.tiny import ARCHITECTURES, BERT, token_ids
 from tests.interp.words import text_of, words_tokenizer
@@ -92,3 +93,11 @@ def command(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return Command(capfd)
+
+
+@pytest.fixture(autouse=IS_PRETENDED, scope="session")
+def _weights_may_be_pretended() -> Iterator[None]:
+    """A pretended device's weights are of a class of their own, which ``load`` takes for packed ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interp.loading.placement._check_weights", lambda *_: None)
+        yield

@@ -30,23 +30,39 @@ LACKING = (
 
 def _product(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
     """``tl.dot`` with terms summed in float64 and rounded once. numpy's own BLAS rounds a row by its place among the others,
-    and on some processors otherwise than on others: what is tested is the kernels, not it."""
+    and on some processors otherwise than on others; bfloat16, which numpy has not, is held as its bits. What is tested is the
+    kernels, not these."""
     from triton.runtime.interpreter import TensorHandle
 
-    exact = np.matmul(a.data, b.data, dtype=np.float64)
+    exact = np.matmul(_numbers(a), _numbers(b), dtype=np.float64)
     return TensorHandle(exact.astype(d.data.dtype) + d.data, d.dtype.scalar)
 
 
-if LACKING is None and DEVICE == "cpu":
-    from triton.runtime.interpreter import InterpreterBuilder
+def _numbers(handle: Any) -> np.ndarray:
+    if handle.dtype.scalar.is_bf16():
+        return (handle.data.astype(np.uint32) << 16).view(np.float32)
+    return handle.data
 
-    InterpreterBuilder.create_dot = _product
+
+def _patch_tensor(tensor: Any, scope: Any) -> None:
+    """What triton does, and ends of a range as numbers: up to 3.6 it makes them of arrays of one element, which numpy has
+    refused since 2.4."""
+    _plain_patch(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
+if LACKING is None and is_interpreted():
+    from triton.runtime import interpreter
+
+    _plain_patch = interpreter._patch_lang_tensor
+    interpreter._patch_lang_tensor = _patch_tensor
+    interpreter.InterpreterBuilder.create_dot = _product
 
 needs_triton = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu" or LACKING is not None, reason="needs a CUDA device and triton")
+needs_gpu = pytest.mark.hardware
 
 
-def moved(value: Any, device: str) -> Any:
+def moved(value: Any, device: str | torch.device) -> Any:
     """The same with every tensor in it on ``device``: dataclasses, tuples and dictionaries are gone through."""
     if isinstance(value, Tensor):
         return value.to(device)

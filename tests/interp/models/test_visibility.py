@@ -37,17 +37,18 @@ RULES: dict[str, tuple[Callable[..., Tensor], bool]] = {
     "sliding without causal": (library.sliding_window_overlay(4), False),
     "sliding both ways": (library.sliding_window_bidirectional_mask_function(4), True),
     "chunks": (library.chunked_causal_mask_function(5, torch.tensor([0, 2])), True),
-    "documents with positions": (
-        library.packed_sequence_compatibility_function(
-            library.sliding_window_causal_mask_function(4), POSITIONS, DOCUMENTS
-        ),
-        False,
-    ),
     "images": (library.or_masks(library.causal_mask_function, library.blockwise_overlay(IMAGES)), False),
     "a user's": (library.and_masks(library.causal_mask_function, every_third), False),
     "a user's partial": (library.and_masks(library.causal_mask_function, functools.partial(every_third)), False),
 }
 """Each rule, and whether it has a form of O(T) or is evaluated tile by tile."""
+
+# Later than the least release that is supported.
+if hasattr(library, "packed_sequence_compatibility_function"):
+    by_position = library.packed_sequence_compatibility_function(
+        library.sliding_window_causal_mask_function(4), POSITIONS, DOCUMENTS
+    )
+    RULES["documents with positions"] = by_position, False
 
 CALLS = {
     "prompt": {"q_length": 13, "kv_length": 13},
