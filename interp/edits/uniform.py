@@ -98,7 +98,7 @@ def _level_classes(class_bias: ClassBias, call: AttentionCall, heads: tuple[int,
 def _is_one_of(heads: tuple[int, ...], call: AttentionCall) -> Tensor:
     """Which query heads are meant, bool [Hq, 1].
 
-    What all heads share is told apart by ``torch.where``: compiled, an ``index_copy`` into an expanded tensor writes into all heads.
+    For ``torch.where`` on what all heads share: compiled, an ``index_copy`` into an expanded tensor writes into all of them.
     """
     each = torch.arange(call.q.shape[1], device=call.q.device)
     return torch.isin(each, index_of(heads, call.q))[:, None]
