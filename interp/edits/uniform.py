@@ -78,7 +78,9 @@ def _level_bias(call: AttentionCall, heads: tuple[int, ...]) -> Tensor | None:
         return bias.index_copy(0, index_of(heads, bias), _level(bias[list(heads)]))
     bias = bias[(None,) * (4 - bias.ndim)]
     if bias.shape[1] == 1:
-        return _level(bias) if is_all(call, heads) else torch.where(_is_one_of(heads, call)[:, None], _level(bias), bias)
+        return (
+            _level(bias) if is_all(call, heads) else torch.where(_is_one_of(heads, call)[:, None], _level(bias), bias)
+        )
     return bias.index_copy(1, index_of(heads, bias), _level(bias[:, list(heads)]))
 
 
