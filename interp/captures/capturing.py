@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.arguments import switch
 from interp.captures.capture import Capture, MeasuredLayer
 from interp.captures.contributions import Projections, contributions, norms, written_norms
 from interp.captures.extras import Extras
-from interp.captures.lengths import check_probes_fit, lengths
+from interp.captures.lengths import check_probes_fit, check_tensors, lengths
 from interp.captures.memory import LayerSize, layer_sizes, layers_of, needs_of
 from interp.captures.sides import sides_of, tokens_of_batch
 from interp.captures.statistic import Statistic, probes_of_names, statistics_of
@@ -129,6 +130,7 @@ def capture(
     beyond_context: bool,
 ) -> Capture:
     """See ``HookedModel.capture``."""
+    logits = switch("logits", logits)
     chosen_heads: dict[LayerKey, tuple[int, ...]] = {}
     if heads is not None:
         if layers is not None:
@@ -139,7 +141,7 @@ def capture(
     chosen = probes_of_names(probes)
     batch = model.checked(inputs, beyond_context=beyond_context)
     stacks = {layer.stack for served in model.host.layers.values() for layer in served}
-    check_probes_fit(chosen, batch, {layer.stack for layer in layers_of(model, wanted)})
+    check_probes_fit(chosen, batch, layers_of(model, wanted), model.device)
     needs = needs_of(
         chosen,
         layer_sizes(model, wanted, chosen_heads, batch),
@@ -156,6 +158,7 @@ def capture(
         """Of a tower the first layer tells what all of them need."""
         if call.layer.stack not in unsized:
             return
+        check_tensors(chosen, call.q.shape[0], call.q.shape[1], *call.extent, call.q.device)
         unsized.discard(call.layer.stack)
         keys = [layer.key for layer in layers_of(model, wanted) if layer.stack == call.layer.stack]
         found = [LayerSize(len(chosen_heads.get(key, range(call.q.shape[1]))), *call.extent) for key in keys]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.utils import GenerationMixin
 
 import interp_kernels as ik
+from interp.arguments import shown, switch
 from interp.captures.statistic import probes_of_names
 from interp.errors import InputError, RunError
 from interp.generation.captures import put_together
@@ -60,14 +61,16 @@ def generate(
 ) -> Generation:
     """See ``HookedModel.generate``."""
     check_generates(model)
+    progress = switch("progress", progress)
     new = whole(max_new_tokens)
     if new is None or new < 1:
-        raise InputError(f"max_new_tokens: expected an integer of at least 1, got {max_new_tokens!r}")
+        raise InputError(f"max_new_tokens: expected an integer of at least 1, got {shown(max_new_tokens)}")
     start = whole(seed)
     if start is None or not 0 <= start < 2**63:
-        raise InputError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r}")
+        raise InputError(f"seed: expected an integer from 0 to 2**63 - 1, got {shown(seed)}")
     wanted = model.wanted_layers(layers)
-    fixed = None if callable(probes) else probes_of_names(probes)
+    asked = probes if callable(probes) and not isinstance(probes, type) else None
+    fixed = None if asked is not None else probes_of_names(cast("Probes", probes))
     if fixed is not None:
         check_fixed(fixed)
     before = [] if prefill_probes is None else _prefill_probes(prefill_probes, fixed)
@@ -77,7 +80,7 @@ def generate(
     _check_length(model, batch, new, beyond_context)
     ends = torch.tensor(end_ids(config), device=model.device)
     bar = Bar(total=new, unit="token", what=f"generate {model.name}", show=progress)
-    run = Run(model, batch, wanted, fixed, probes if fixed is None else None, before, ends, criteria, bar)
+    run = Run(model, batch, wanted, fixed, asked, before, ends, criteria, bar)
     run.check_first_step()
     needs = needs_of_generation(model, batch, wanted, before, fixed, new)
     needs.check()
@@ -140,7 +143,7 @@ def _pad_id(model: HookedModel) -> int | None:
 def _criteria(model: HookedModel, config: GenerationConfig, given: Sequence[StoppingCriteria]) -> StoppingCriteriaList:
     """The caller's own; strings to stop at become one of them, so that it is known which sequences have ended."""
     if not isinstance(given, list | tuple) or not all(isinstance(each, StoppingCriteria) for each in given):
-        raise InputError(f"stopping: expected a list of transformers.StoppingCriteria, got {given!r:.80}")
+        raise InputError(f"stopping: expected a list of transformers.StoppingCriteria, got {shown(given)}")
     criteria = StoppingCriteriaList(given)
     if config.stop_strings is not None:
         if model.tokenizer is None:

@@ -13,6 +13,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 import interp_kernels as ik
 from interp.captures.capture import MeasuredLayer
+from interp.captures.lengths import check_tensors
 from interp.captures.statistic import Statistic, probes_of_names, statistics_of
 from interp.errors import RunError
 from interp.generation.needs import needs_of_step
@@ -186,7 +187,7 @@ class Run:
         if layer.key not in self.wanted:
             return ()
         if self.number > 0:
-            return fitted(self._of(call), call)
+            return self._fitted(call)
         keep = self.batch.queries_kept(layer.stack)
         return (
             self.before
@@ -203,10 +204,15 @@ class Run:
             if layer.stack not in DECODING:
                 return
             call = last_row(call)
-            attended = call.attend(fitted(self._of(call), call))
+            attended = call.attend(self._fitted(call))
         probes = self._of(call)
         stats = by_position(probes, attended.stats, call.first_key)
         self.steps[-1].add(call, probes, blanked(stats, self.unfinished[self.number]), attended.backend)
+
+    def _fitted(self, call: AttentionCall) -> list[ik.Probe]:
+        probes = fitted(self._of(call), call)
+        check_tensors(probes, call.q.shape[0], call.q.shape[1], 1, call.k.shape[2], call.q.device)
+        return probes
 
     def _of(self, call: AttentionCall) -> list[ik.Probe]:
         return self._chosen(call.layer.stack, call.first_key + call.k.shape[2])

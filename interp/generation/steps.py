@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import interp_kernels as ik
+from interp.captures.lengths import check_names_differ
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 
@@ -74,9 +75,7 @@ def check_row(probes: Sequence[ik.Probe]) -> None:
             )
         if probe.reduce != "none" or probe.queries is not None:
             raise InputError(f"{name}: a step has one row, which counts; leave reduce= and queries= out")
-    labels = [label for probe in probes for label in probe.labels]
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise InputError(f"probes: names must differ, {twice} come twice; give each its own name=")
+    check_names_differ(probes)
 
 
 def has_tensors(probe: ik.Probe) -> bool:

@@ -158,7 +158,7 @@ def _operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, class_bias) -> 
         raise ValueError(f"softcap: expected a number above 0, got {softcap}")
     for name, x, shapes in (("sinks", sinks, [(heads,), (b, heads, queries)]), ("alibi", alibi, [(heads,)])):
         if x is not None:
-            _check_tensor(name, x, shapes, q)
+            _check_tensor(name, x, shapes, q.device)
     relative = values = classes = None
     if bias is not None:
         bias, relative = _checked_bias(bias, b, heads, queries, keys, q)
@@ -233,8 +233,9 @@ def _checked_class_bias(
         raise ValueError(f"class_bias: expected an interp_kernels.ClassBias, got {describe(class_bias)}")
     values, classes = class_bias.values, class_bias.classes
     leading = [(i, j) for i in dict.fromkeys((b, 1)) for j in dict.fromkeys((heads, 1))]
-    _check_tensor("class_bias.values", values, [*((*x, queries, None) for x in leading), (queries, None)], q)
-    _check_tensor("class_bias.classes", classes, [*((*x, keys) for x in leading), (keys,)], q, kind="an integer")
+    _check_tensor("class_bias.values", values, [*((*x, queries, None) for x in leading), (queries, None)], q.device)
+    shapes = [*((*x, keys) for x in leading), (keys,)]
+    _check_tensor("class_bias.classes", classes, shapes, q.device, kind="an integer")
     count = values.shape[-1]
     classes = classes.long()
     # A branch on the values would break the graph of torch.compile.
@@ -250,7 +251,7 @@ def _checked_class_bias(
 
 def _fitting_probe(probe: P.Probe, ops: Operands) -> P.Probe:
     _check_kind(probe)
-    _check_probe_tensors(probe, f"{type(probe).__name__}.", ops)
+    check_probe_fits(probe, ops.batch, ops.heads, ops.queries, ops.keys, ops.q.device)
     return checked_probe(probe)
 
 
@@ -275,6 +276,10 @@ def checked_probe(probe: P.Probe) -> P.Probe:
         raise ValueError(f"{where}reduce: it has a value per {each} and no query axis to average; use {use}")
     for field, is_optional in TENSORS_OF.get(type(probe), ()):
         _check_values(f"{where}{field}", getattr(probe, field), is_optional=is_optional)
+    if isinstance(probe, P.LabelMatch):
+        return replace(probe, strict=_checked_switch(f"{where}strict", probe.strict))
+    if isinstance(probe, P.Received):
+        return replace(probe, normalize=_checked_switch(f"{where}normalize", probe.normalize))
     if isinstance(probe, P.OffsetMass):
         return replace(probe, offsets=_checked_offsets(f"{where}offsets", probe.offsets))
     if isinstance(probe, P.DistanceHistogram):
@@ -284,7 +289,7 @@ def checked_probe(probe: P.Probe) -> P.Probe:
     if isinstance(probe, P.TopK):
         return replace(probe, k=_checked_count(f"{where}k", probe.k))
     if isinstance(probe, P.Pooled):
-        if probe.op not in ("mean", "max"):
+        if not isinstance(probe.op, str) or probe.op not in ("mean", "max"):
             raise ValueError(f"{where}op: expected 'mean' or 'max', got {probe.op!r}")
         return replace(probe, block=_checked_count(f"{where}block", probe.block))
     return probe
@@ -304,6 +309,8 @@ def _check_values(name: str, x: Tensor | None, *, is_optional: bool) -> None:
     # A branch on the values would break the graph of torch.compile.
     if torch.compiler.is_compiling() or not x.is_floating_point() or x.numel() == 0:
         return
+    if x.is_meta or x.layout is not torch.strided:
+        return  # refused with the device or the layout that is wanted
     # NaN is the least and the largest of numbers here; what an expanded tensor repeats is looked at once.
     ends = torch.stack(torch.aminmax(x[tuple(slice(None) if step else slice(1) for step in x.stride())]))
     if bool(ends.isfinite().all()):
@@ -312,18 +319,23 @@ def _check_values(name: str, x: Tensor | None, *, is_optional: bool) -> None:
     raise ValueError(f"{name}: expected finite numbers, got {kind} in a tensor of shape {list(x.shape)}")
 
 
-def _check_probe_tensors(probe: P.Probe, where: str, ops: Operands) -> None:
-    b, t, k = ops.batch, ops.queries, ops.keys
+def check_probe_fits(probe: P.Probe, batch: int, heads: int, queries: int, keys: int, device: torch.device) -> None:
+    """Refuse a probe whose tensors are not of the shape, kind and device for operands of that size.
+
+    Raises:
+        ValueError: names the tensor, what was expected and what came.
+    """
+    b, t, k, where = batch, queries, keys, f"{type(probe).__name__}."
     if probe.queries is not None:
-        _check_tensor(f"{where}queries", probe.queries, [(t,), (b, t)], ops.q, kind="a bool")
+        _check_tensor(f"{where}queries", probe.queries, [(t,), (b, t)], device, kind="a bool")
     if isinstance(probe, P.KeyMass):
-        shapes = [(k, None), (b, k, None), (b, ops.heads, k, None)]
-        _check_tensor(f"{where}weights", probe.weights, shapes, ops.q, kind="a real")
+        shapes = [(k, None), (b, k, None), (b, heads, k, None)]
+        _check_tensor(f"{where}weights", probe.weights, shapes, device, kind="a real")
     if isinstance(probe, P.LabelMatch):
-        _check_tensor(f"{where}query_labels", probe.query_labels, [(t,), (b, t)], ops.q, kind="an integer")
-        _check_tensor(f"{where}key_labels", probe.key_labels, [(k,), (b, k)], ops.q, kind="an integer")
+        _check_tensor(f"{where}query_labels", probe.query_labels, [(t,), (b, t)], device, kind="an integer")
+        _check_tensor(f"{where}key_labels", probe.key_labels, [(k,), (b, k)], device, kind="an integer")
     if isinstance(probe, P.Received) and probe.weights is not None:
-        _check_tensor(f"{where}weights", probe.weights, [(t,), (b, t), (b, ops.heads, t)], ops.q)
+        _check_tensor(f"{where}weights", probe.weights, [(t,), (b, t), (b, heads, t)], device)
 
 
 def _checked_offsets(name: str, offsets) -> tuple[int, ...]:
@@ -339,11 +351,19 @@ def _checked_count(name: str, value, expected: str = "an integer") -> int:
     count = whole(value)
     if count is None or count < 1:
         raise ValueError(f"{name}: expected {expected} of at least 1, got {value!r}")
-    return count
+    return min(count, LARGEST)  # beyond, nothing changes
+
+
+def _checked_switch(name: str, value) -> bool:
+    is_numpys = getattr(value, "ndim", None) == 0 and getattr(value, "dtype", None) == bool
+    if not isinstance(value, bool) and not is_numpys:
+        raise ValueError(f"{name}: expected True or False, got {describe(value)}")
+    return bool(value)
 
 
 def _checked_edges(name: str, edges) -> tuple[float, ...]:
-    given = [*edges] if isinstance(edges, tuple | list) or hasattr(edges, "tolist") else []
+    is_array = getattr(edges, "ndim", 0) == 1
+    given = [*edges] if isinstance(edges, tuple | list) or is_array else []
     ends_open = bool(given) and isinstance(given[-1], float) and given[-1] == math.inf
     finite = whole_numbers(given[:-1] if ends_open else given)
     found = (*(finite or ()), *((math.inf,) if ends_open else ()))
@@ -356,7 +376,9 @@ def _checked_edges(name: str, edges) -> tuple[float, ...]:
     return found
 
 
-def _check_tensor(name: str, x, shapes: Sequence[tuple[int | None, ...]], q: Tensor, kind: str = "a floating") -> None:
+def _check_tensor(
+    name: str, x, shapes: Sequence[tuple[int | None, ...]], device: torch.device, kind: str = "a floating"
+) -> None:
     wanted = " or ".join("[" + ", ".join("C" if n is None else str(n) for n in shape) + "]" for shape in shapes)
     if not isinstance(x, Tensor) or not any(_fits(x, shape) for shape in shapes):
         raise ValueError(f"{name}: expected a tensor of shape {wanted}, got {describe(x)}")
@@ -366,8 +388,12 @@ def _check_tensor(name: str, x, shapes: Sequence[tuple[int | None, ...]], q: Ten
         "a real": not x.is_complex(),
         "an integer": not x.is_floating_point() and not x.is_complex() and x.dtype != torch.bool,
     }
-    if not kinds[kind] or x.device != q.device:
-        raise ValueError(f"{name}: expected {kind} tensor on {q.device}, got {x.dtype} on {x.device}")
+    if not kinds[kind] or x.device != device:
+        raise ValueError(f"{name}: expected {kind} tensor on {device}, got {x.dtype} on {x.device}")
+    if x.layout is not torch.strided:
+        raise ValueError(
+            f"{name}: expected a dense tensor, got {str(x.layout).removeprefix('torch.')}; give x.to_dense()"
+        )
 
 
 def _fits(x: Tensor, shape: tuple[int | None, ...]) -> bool:

@@ -15,7 +15,7 @@ def whole(value: Any) -> int | None:
     if type(value) is int:
         return value
     is_bool = isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool)
-    if is_bool or getattr(value, "ndim", 0) != 0:
+    if is_bool or getattr(value, "ndim", 0) != 0 or not _can_be_read(value):
         return None
     try:
         return operator.index(value)
@@ -25,7 +25,7 @@ def whole(value: Any) -> int | None:
 
 def whole_numbers(values: Any) -> list[int] | None:
     """A sequence or an array [n] of whole numbers as ints, none for an empty one; None where it is something else."""
-    if getattr(values, "ndim", 1) != 1:
+    if getattr(values, "ndim", 1) != 1 or not _can_be_read(values):
         return None
     if hasattr(values, "tolist"):  # of tensors and arrays, at once
         values = values.tolist()
@@ -33,3 +33,8 @@ def whole_numbers(values: Any) -> list[int] | None:
         return None
     found = [whole(value) for value in values]
     return None if any(value is None for value in found) else found  # pyright: ignore[reportReturnType]
+
+
+def _can_be_read(values: Any) -> bool:
+    """Whether a tensor holds its numbers one after another, as one on the device "meta" or a sparse one does not."""
+    return not isinstance(values, Tensor) or (values.layout is torch.strided and not values.is_meta)
