@@ -355,7 +355,7 @@ def _checked_count(name: str, value, expected: str = "an integer") -> int:
 
 
 def _checked_switch(name: str, value) -> bool:
-    is_numpys = getattr(value, "ndim", None) == 0 and getattr(value, "dtype", None) == bool
+    is_numpys = getattr(value, "ndim", None) == 0 and getattr(getattr(value, "dtype", None), "kind", "") == "b"
     if not isinstance(value, bool) and not is_numpys:
         raise ValueError(f"{name}: expected True or False, got {describe(value)}")
     return bool(value)
