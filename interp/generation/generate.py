@@ -7,6 +7,7 @@ next one. A step costs O(T) time and memory a layer, as it does without probes.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,8 @@ from interp.generation.settings import end_ids, generation_config, settings_name
 from interp.generation.steps import StepProbes, check_fixed, has_tensors
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
+from interp.inputs.reads import Reads
+from interp.models.editing import edits_on
 from interp.models.hooked import HookedModel
 from interp.models.layers import LayerKey
 from interp.progress import Bar
@@ -74,7 +77,8 @@ def generate(
     if fixed is not None:
         check_fixed(fixed)
     before = [] if prefill_probes is None else _prefill_probes(prefill_probes, fixed)
-    config = generation_config(model.host.inner, new, do_sample, settings, _pad_id(model))
+    vocabulary = Reads(model.host).decoder_vocabulary
+    config = generation_config(model.host.inner, new, do_sample, settings, _pad_id(model), vocabulary)
     criteria = _criteria(model, config, stopping)
     batch = _prompt(model, inputs, config.pad_token_id, beyond_context)
     _check_length(model, batch, new, beyond_context)
@@ -107,7 +111,7 @@ def check_generates(model: HookedModel) -> None:
     """Refuse models that cannot generate, or not as they are.
 
     Raises:
-        InputError: no generation head, a ``generate`` of its own that does more, or training mode.
+        InputError: no generation head, a ``generate`` of its own that does more, training mode, or edits without a cache.
     """
     own: Any = type(model.host.inner)
     if not isinstance(model.host.inner, PreTrainedModel):
@@ -127,6 +131,11 @@ def check_generates(model: HookedModel) -> None:
             "supported; capture its forward runs instead"
         )
     model.check_ready()
+    if edits_on(model.host.layers) and "past_key_values" not in inspect.signature(model.host.inner.forward).parameters:
+        raise InputError(
+            f"{own.__name__} knows no cache and reads the whole text again for every token, which edits of positions are not "
+            "defined for; generate outside of the edited context, or capture its forward runs inside"
+        )
 
 
 def _prefill_probes(asked: Probes | Literal["same"], fixed: list[ik.Probe] | None) -> list[ik.Probe]:

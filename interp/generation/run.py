@@ -187,7 +187,7 @@ class Run:
         if layer.key not in self.wanted:
             return ()
         if self.number > 0:
-            return self._fitted(call)
+            return () if _reads_again(call) else self._fitted(call)
         keep = self.batch.queries_kept(layer.stack)
         return (
             self.before
@@ -203,6 +203,7 @@ class Run:
             self.prefill.add(call, self.before, attended.stats, attended.backend)
             if layer.stack not in DECODING:
                 return
+        if self.number <= 0 or _reads_again(call):
             call = last_row(call)
             attended = call.attend(self._fitted(call))
         probes = self._of(call)
@@ -248,3 +249,8 @@ class Run:
             # The library may put a start token before the decoder's ids that were given.
             everything[:, self.prompt - given.shape[1] :] = given.bool()
         return torch.cat([everything, *(each[:, None] for each in self.unfinished[: columns - self.prompt])], dim=1)
+
+
+def _reads_again(call: AttentionCall) -> bool:
+    """Whether a step reads the whole text again, as in a model that knows no cache: its last row is the step's."""
+    return call.q.shape[2] > 1
