@@ -399,8 +399,8 @@ class HookedModel:
         missing = [layer.key for layer in expected if layer.key not in seen and (layer.stack in ran or not ran)]
         if missing:
             raise RunError(
-                f"layers {missing} of {type(self.model).__name__} did not pass through the hooked attention; "
-                "this architecture is not supported for capture yet"
+                f"layers {missing} of {type(self.model).__name__} did not pass through the hooked attention; this architecture "
+                "is not supported for capture yet (or it was changed since it was loaded: load the changed model again)"
             )
 
     def check_ran(self, ran: Container[LayerKey], asked: Iterable[LayerKey]) -> None:
