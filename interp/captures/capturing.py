@@ -170,9 +170,7 @@ def capture(
         heads=chosen_heads,
         probes={stack: _of_kept(chosen, queries_kept[stack]) for stack in stacks},
         extras=extras,
-        keys_kept={
-            stack: batch.queries_kept("encoder") if stack == "cross" else queries_kept[stack] for stack in stacks
-        },
+        keys_kept={stack: batch.keys_kept(stack) for stack in stacks},
         queries_kept=queries_kept,
         projections=Projections(model.host.inner, model.host.layers) if extras.need_projections else None,
         check_size=check_size,

@@ -19,6 +19,7 @@ from interp.errors import RunError
 from interp.generation.needs import needs_of_step
 from interp.generation.steps import (
     DECODING,
+    WRITING,
     Step,
     blanked,
     by_position,
@@ -106,7 +107,8 @@ class Run:
         if self.asked is not None and not self.is_encoder_decoder and self.batch.ids is not None:
             self._starts(self.batch.ids)
             self.number = 0
-            self._chosen("", self.prompt)
+            stacks = {layer.stack for served in self.model.host.layers.values() for layer in served}
+            self._chosen(next((stack for stack in WRITING if stack in stacks), ""), self.prompt)
             self.number = -1
 
     @contextmanager
@@ -162,7 +164,7 @@ class Run:
 
     def operands(self, call: AttentionCall) -> AttentionCall:
         """The library counts the queries of cross attention from 0 at each step; in a full run they stand at their place."""
-        if call.layer.stack in ("", "decoder") and self.number > 0:
+        if call.layer.stack in WRITING and self.number > 0:
             self._check_position(call)
         if call.layer.stack != "cross" or self.ids is None:
             return call
@@ -188,12 +190,19 @@ class Run:
             return ()
         if self.number > 0:
             return () if _reads_again(call) else self._fitted(call)
-        keep = self.batch.queries_kept(layer.stack)
+        keep = self._queries_kept(layer.stack)
         return (
             self.before
             if keep is None
             else [replace(p, queries=keep if p.queries is None else p.queries & keep) for p in self.before]
         )
+
+    def _queries_kept(self, stack: str) -> Tensor | None:
+        """Of the prompt; what the library gives a decoder to begin with stands in no batch, and is no padding."""
+        if self.is_encoder_decoder and stack in ("decoder", "cross"):
+            given = self.batch.others.get("decoder_attention_mask")
+            return None if given is None or bool(given.all()) else given.bool()
+        return self.batch.queries_kept(stack)
 
     def _record(self, call: AttentionCall, attended: Attended) -> None:
         layer = call.layer

@@ -17,8 +17,10 @@ from interp.captures.lengths import check_names_differ
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 
-DECODING = ("", "decoder", "cross")
-"""Stacks of layers that run at every step; encoders and towers run once, with the prompt."""
+WRITING = ("", "text", "decoder")
+"""Stacks of layers that write the text: "text" where the language model is called a tower of that name (Idefics3)."""
+DECODING = (*WRITING, "cross")
+"""Stacks of layers that run at every step; encoders and other towers run once, with the prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,8 @@ class Step:
     keep      [B, T], False at padding and after the end of a sequence
     prompt    how many columns of ``ids`` were given
     unfinished  [B], False for sequences that have ended: their rows come back as NaN
-    stack     whose layers are measured: "" (the language model), "decoder", or "cross" (the decoder's look at the encoder)
+    stack     whose layers are measured: "" or "text" (the language model), "decoder", or "cross" (the decoder's look at the
+              encoder)
     keys      how many keys a tensor over keys must cover: T, or the encoder's length for "cross"
     """
 
