@@ -93,7 +93,9 @@ def generate(
         settings_named(settings, lambda: run.number >= 0),
         _seeded(model.device, start if do_sample else None),
     )
-    with needs.explained(), bar, torch.no_grad(), seeded, run.watching(), named:
+    # A graph would be made of the measuring too, which differs from step to step.
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with needs.explained(), bar, torch.no_grad(), seeded, uncompiled, run.watching(), named:
         # Not model.generate: some classes wrap theirs in rules of their own (Whisper's long recordings).
         made = PLAIN(
             model.host.inner,
