@@ -149,7 +149,7 @@ def capture(
         model.dtype,
         model.device,
         _beside(model, extras),
-    )
+    ).also(_bytes_of_logits(model, batch) if logits else {})
     needs.check()
     statistics = _statistics(chosen, extras)
     unsized = {layer.stack for layer in layers_of(model, wanted) if lengths(batch, layer.stack) is None}
@@ -206,6 +206,14 @@ def _beside(model: HookedModel, extras: Extras) -> dict[str, int]:
     width = getattr(model.host.config.get_text_config(), "hidden_size", 0)
     outputs = {"output": _width_of_head(model)} if extras.outputs else {}
     return outputs | ({"contribution": width} if extras.contributions is True else {})
+
+
+def _bytes_of_logits(model: HookedModel, batch: Batch) -> dict[str, int]:
+    """A number for each token that is read and each of the vocabulary; nothing where a model writes no tokens."""
+    found = lengths(batch, "decoder") or lengths(batch, "")
+    if found is None or model.host.inner is not model.host.model or model.model.get_output_embeddings() is None:
+        return {}
+    return {"logits": batch.rows * found[0] * model.shape.vocabulary * model.dtype.itemsize}
 
 
 def _width_of_head(model: HookedModel) -> int:
