@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from interp.arguments import shown
 from interp.errors import InputError, RunError
 
 PARTIAL = ".partial"
@@ -29,11 +30,20 @@ def checked_path(what: str, given: Any) -> Path:
     """A path as users give it, "~" written out.
 
     Raises:
-        InputError: it is neither a text that says something nor a ``Path``.
+        InputError: it is neither a text that says something nor a ``Path``, or no path that the system takes.
     """
     if not isinstance(given, str | Path) or given == "":
-        raise InputError(f"{what}: expected a path, got {given!r:.60}")
-    return Path(given).expanduser()
+        raise InputError(f"{what}: expected a path, got {shown(given, 60)}")
+    path = Path(given)
+    try:
+        path = path.expanduser()
+        path.lstat()
+    except FileNotFoundError:
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{what}: {shown(str(given), 60)} cannot be used as a path: {why}") from None
+    return path
 
 
 def check_output_folder(folder: Path, marker: str, what: str, *, overwrite: bool, how: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 def plain(value: Any) -> Any:
     """Numbers and arrays of numpy and torch as Python's, in lists, tuples and mappings too; other things as they are."""
+    if getattr(value, "is_meta", False):  # a tensor without numbers
+        return value
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Mapping):

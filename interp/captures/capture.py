@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.arguments import shown, switch
 from interp.captures.statistic import Statistic
 from interp.errors import InputError
+from interp.folders import checked_path
 from interp.inputs.tokens import TokenRow
 from interp.models.heads import HeadSpec, parse_head
 from interp.models.layers import LayerKey
@@ -97,8 +99,8 @@ class Capture:
 
     def __getitem__(self, name: str) -> dict[LayerKey, Tensor]:
         """{layer: value} of the statistic called ``name``."""
-        if name not in self.stats:
-            raise InputError(f"this capture has no statistic {name!r}; {nearest(name, self.stats)}")
+        if not isinstance(name, str) or name not in self.stats:
+            raise InputError(f"this capture has no statistic {shown(name)}; {nearest(str(name), self.stats)}")
         return self.stats[name]
 
     def stacked(self, name: str) -> Tensor:
@@ -136,11 +138,12 @@ class Capture:
         Raises:
             InputError: it was not captured.
         """
-        if layer in self.measured:
-            return self.measured[layer]
-        if layer not in self.layers:
-            raise InputError(f"layer {layer!r} was not captured; these were: {list(self.layers)}")
-        stack = layer.rpartition(".")[0] if isinstance(layer, str) else ""
+        key = layer if isinstance(layer, str) else whole(layer)
+        if key is None or key not in self.layers:
+            raise InputError(f"layer {shown(layer)} was not captured; these were: {list(self.layers)}")
+        if key in self.measured:
+            return self.measured[key]
+        stack = key.rpartition(".")[0] if isinstance(key, str) else ""
         return MeasuredLayer(stack, tuple(range(self.heads)), self.heads, self.kv_heads)
 
     def kv_head(self, head: int | HeadSpec, layer: LayerKey | None = None) -> int:
@@ -194,14 +197,14 @@ class Capture:
         """Write it into ``folder`` as safetensors and JSON, whole or not at all; see ``interp.captures.store``."""
         from interp.captures.store import save_capture
 
-        return save_capture(self, Path(folder).expanduser(), overwrite=overwrite)
+        return save_capture(self, checked_path("folder", folder), overwrite=switch("overwrite", overwrite))
 
     @classmethod
     def load(cls, folder: str | Path) -> Capture:
         """The capture that ``save`` wrote into ``folder``, on the CPU."""
         from interp.captures.store import load_capture
 
-        return load_capture(Path(folder).expanduser())
+        return load_capture(checked_path("folder", folder))
 
     def __repr__(self) -> str:
         size = "" if self.ids is None else f"{self.ids.shape[0]} x {self.ids.shape[1]} tokens, "

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.arguments import switch
 from interp.captures.capture import Capture, MeasuredLayer
 from interp.captures.contributions import Projections, contributions, norms, written_norms
 from interp.captures.extras import Extras
-from interp.captures.lengths import check_probes_fit, lengths
+from interp.captures.lengths import check_probes_fit, check_tensors, lengths
 from interp.captures.memory import LayerSize, layer_sizes, layers_of, needs_of
 from interp.captures.sides import sides_of, tokens_of_batch
 from interp.captures.statistic import Statistic, probes_of_names, statistics_of
@@ -129,6 +130,7 @@ def capture(
     beyond_context: bool,
 ) -> Capture:
     """See ``HookedModel.capture``."""
+    logits = switch("logits", logits)
     chosen_heads: dict[LayerKey, tuple[int, ...]] = {}
     if heads is not None:
         if layers is not None:
@@ -139,7 +141,7 @@ def capture(
     chosen = probes_of_names(probes)
     batch = model.checked(inputs, beyond_context=beyond_context)
     stacks = {layer.stack for served in model.host.layers.values() for layer in served}
-    check_probes_fit(chosen, batch, {layer.stack for layer in layers_of(model, wanted)})
+    check_probes_fit(chosen, batch, layers_of(model, wanted), model.device)
     needs = needs_of(
         chosen,
         layer_sizes(model, wanted, chosen_heads, batch),
@@ -147,7 +149,7 @@ def capture(
         model.dtype,
         model.device,
         _beside(model, extras),
-    )
+    ).also(_bytes_of_logits(model, batch) if logits else {})
     needs.check()
     statistics = _statistics(chosen, extras)
     unsized = {layer.stack for layer in layers_of(model, wanted) if lengths(batch, layer.stack) is None}
@@ -156,6 +158,7 @@ def capture(
         """Of a tower the first layer tells what all of them need."""
         if call.layer.stack not in unsized:
             return
+        check_tensors(chosen, call.q.shape[0], call.q.shape[1], *call.extent, call.q.device)
         unsized.discard(call.layer.stack)
         keys = [layer.key for layer in layers_of(model, wanted) if layer.stack == call.layer.stack]
         found = [LayerSize(len(chosen_heads.get(key, range(call.q.shape[1]))), *call.extent) for key in keys]
@@ -167,9 +170,7 @@ def capture(
         heads=chosen_heads,
         probes={stack: _of_kept(chosen, queries_kept[stack]) for stack in stacks},
         extras=extras,
-        keys_kept={
-            stack: batch.queries_kept("encoder") if stack == "cross" else queries_kept[stack] for stack in stacks
-        },
+        keys_kept={stack: batch.keys_kept(stack) for stack in stacks},
         queries_kept=queries_kept,
         projections=Projections(model.host.inner, model.host.layers) if extras.need_projections else None,
         check_size=check_size,
@@ -205,6 +206,14 @@ def _beside(model: HookedModel, extras: Extras) -> dict[str, int]:
     width = getattr(model.host.config.get_text_config(), "hidden_size", 0)
     outputs = {"output": _width_of_head(model)} if extras.outputs else {}
     return outputs | ({"contribution": width} if extras.contributions is True else {})
+
+
+def _bytes_of_logits(model: HookedModel, batch: Batch) -> dict[str, int]:
+    """A number for each token that is read and each of the vocabulary; nothing where a model writes no tokens."""
+    found = lengths(batch, "decoder") or lengths(batch, "")
+    if found is None or model.host.inner is not model.host.model or model.model.get_output_embeddings() is None:
+        return {}
+    return {"logits": batch.rows * found[0] * model.shape.vocabulary * model.dtype.itemsize}
 
 
 def _width_of_head(model: HookedModel) -> int:

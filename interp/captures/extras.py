@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from interp.arguments import shown
 from interp.captures.statistic import Statistic
 from interp.errors import InputError
 
@@ -26,9 +27,10 @@ class Extras:
             ("contributions", self.contributions, "norm"),
             ("value_norms", self.value_norms, "written"),
         ):
-            if not isinstance(value, bool) and (word is None or value != word):
+            is_word = word is not None and isinstance(value, str) and value == word
+            if not isinstance(value, bool) and not is_word:
                 expected = "True or False" if word is None else f"True, False or {word!r}"
-                raise InputError(f"{name}: expected {expected}, got {value!r}")
+                raise InputError(f"{name}: expected {expected}, got {shown(value)}")
 
     @property
     def need_projections(self) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from interp.errors import InputError
 from interp.inputs.batch import Batch
+from interp.models.layers import AttentionLayer
 from interp_kernels import KeyMass, LabelMatch, Probe, Received
+from interp_kernels.probe_arguments import check_probe_fits
 
 
 def lengths(batch: Batch, stack: str) -> tuple[int, int] | None:
@@ -26,13 +29,16 @@ def lengths(batch: Batch, stack: str) -> tuple[int, int] | None:
     return None
 
 
-def check_probes_fit(probes: Sequence[Probe], batch: Batch, stacks: Iterable[str]) -> None:
-    """Refuse, before the model runs, a probe whose labels or weights are not one for each token.
+def check_probes_fit(
+    probes: Sequence[Probe], batch: Batch, layers: Iterable[AttentionLayer], device: torch.device
+) -> None:
+    """Refuse, before the model runs, probes of one name, and one whose labels or weights do not fit the tokens.
 
     Raises:
         InputError: names the probe, what it brings, and the tokens.
     """
-    for stack in sorted(set(stacks)):
+    check_names_differ(probes)
+    for stack, heads in sorted({(layer.stack, layer.heads or 0) for layer in layers}):
         found = lengths(batch, stack)
         if found is None:
             continue
@@ -42,6 +48,39 @@ def check_probes_fit(probes: Sequence[Probe], batch: Batch, stacks: Iterable[str
                 wanted = queries if of == "queries" else keys
                 if isinstance(value, Tensor) and value.ndim > 0 and value.shape[along] != wanted:
                     raise InputError(_misfit(probe, name, value.shape[along], wanted, stack, of, batch))
+        check_tensors(probes, batch.rows, heads or None, queries, keys, device)
+
+
+def check_names_differ(probes: Sequence[Probe]) -> None:
+    """
+    Raises:
+        InputError: two have one name.
+    """
+    labels = [label for probe in probes for label in probe.labels]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise InputError(f"probes: names must differ, {twice} come twice; give each its own name=")
+
+
+def check_tensors(
+    probes: Sequence[Probe], batch: int, heads: int | None, queries: int, keys: int, device: torch.device
+) -> None:
+    """Refuse probes whose tensors are not for attention of that size. heads: None where any number will do.
+
+    Raises:
+        InputError: names the tensor, what was expected and what came.
+    """
+    for probe in probes:
+        try:
+            check_probe_fits(probe, batch, _heads_of(probe) if heads is None else heads, queries, keys, device)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+
+def _heads_of(probe: Probe) -> int:
+    """The heads that a probe has weights for, 0 where they are for all."""
+    weights = getattr(probe, "weights", None)
+    per_head = isinstance(probe, KeyMass | Received) and isinstance(weights, Tensor) and weights.ndim > 2
+    return weights.shape[1] if per_head and isinstance(weights, Tensor) else 0
 
 
 def _tensors(probe: Probe) -> list[tuple[str, Tensor | None, int, str]]:

@@ -54,6 +54,11 @@ class Needs:
     def total(self) -> int:
         return sum(self.parts.values())
 
+    def also(self, parts: Mapping[str, int]) -> Needs:
+        """The same with more results, of bytes that no average lessens."""
+        averaged = None if self.averaged is None else self.averaged + sum(parts.values())
+        return replace(self, parts={**self.parts, **parts}, averaged=averaged)
+
     def check(self) -> None:
         """Refuse results that do not fit into what is free, before the run.
 

@@ -44,7 +44,7 @@ def sides_of(model: HookedModel, batch: Batch, stacks: Iterable[str]) -> dict[st
             case "decoder":
                 sides[stack] = decoder, decoder
             case "cross":
-                sides[stack] = decoder, encoder
+                sides[stack] = (decoder, encoder) if batch.has_decoder else (encoder, Side())
             case _:
                 sides[stack] = Side(), Side()
     return sides

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
+from interp.arguments import items, shown
 from interp.errors import InputError
 from interp.naming import nearest
 from interp_kernels import (
@@ -56,7 +58,7 @@ def definition(probe: Probe) -> str:
     given = []
     for item in fields(probe):
         value = getattr(probe, item.name)
-        if item.name == "name" or value is item.default or (not isinstance(value, Tensor) and value == item.default):
+        if item.name == "name" or value is item.default or (not hasattr(value, "ndim") and value == item.default):
             continue
         shown = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if isinstance(value, Tensor) else value
         given.append(f"{item.name}={shown if isinstance(value, Tensor) else repr(value)}")
@@ -69,20 +71,29 @@ def probes_of_names(probes: Sequence[Probe | str] | Probe | str) -> list[Probe]:
     Raises:
         InputError: no probe has such a name, or it needs arguments; an argument of a probe is wrong.
     """
-    if not isinstance(probes, str | Probe | Iterable):
-        raise InputError(f"probes: expected probes or their names, () for none, got {probes!r}")
+    listed: list[Any] | None = [probes] if isinstance(probes, str | Probe | type) else items(probes)
+    if listed is None:
+        raise InputError(f"probes: expected probes or their names, () for none, got {shown(probes)}")
     chosen: list[Probe] = []
-    for probe in [probes] if isinstance(probes, str | Probe) else probes:
+    for probe in listed:
         if isinstance(probe, Probe):
             chosen.append(_checked(probe))
         elif isinstance(probe, str) and probe in PLAIN_PROBES:
             chosen.append(PLAIN_PROBES[probe]())
+        elif isinstance(probe, type) and issubclass(probe, Probe):
+            raise InputError(f"probes: {probe.__name__} is a class; give a probe of it, {_made_of(probe)}")
         else:
             raise InputError(
-                f"unknown probe {probe!r}; {nearest(str(probe), PLAIN_PROBES)}. "
+                f"unknown probe {shown(probe)}; {nearest(str(probe), PLAIN_PROBES)}. "
                 "Probes with arguments are given as objects, such as interp.OffsetMass((1,))"
             )
     return chosen
+
+
+def _made_of(kind: type[Probe]) -> str:
+    """How a probe of that class is written: "Entropy()", "OffsetMass(offsets=...)"."""
+    wanted = [item.name for item in fields(kind) if item.default is MISSING]
+    return f"{kind.__name__}({', '.join(f'{name}=...' for name in wanted)})"
 
 
 def _checked(probe: Probe) -> Probe:

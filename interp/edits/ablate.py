@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from interp.arguments import switch
 from interp.captures.capture import Capture
 from interp.edits.edit import Edit, heads_or_layers
 from interp.edits.narrow import index_of
@@ -55,8 +56,7 @@ def mean_ablate(
     Raises:
         InputError: no head is named, or the reference holds nothing.
     """
-    if not isinstance(per_position, bool):
-        raise InputError(f"mean_ablate: expected True or False for per_position, got {per_position!r}")
+    per_position = switch("mean_ablate: per_position", per_position)
     given = reference if isinstance(reference, Sequence) else (reference,)
     runs = tuple(checked_source("mean_ablate", "reference", each) for each in given)
     if not runs:

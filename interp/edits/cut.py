@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.arguments import check_dense, shown, switch
 from interp.edits.edit import Edit, Heads
 from interp.edits.narrow import MAX_CLASSES, compute_dtype, of_heads, row_sinks, with_class_bias, with_row_sinks
-from interp.edits.positions import Positions, Where
+from interp.edits.positions import FURTHEST, Positions, Where
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp.models.layers import LayerKey
@@ -50,8 +51,7 @@ def cut(
     Raises:
         InputError: positions that cannot be read, pairs beside queries or keys, or pairs that make too many classes of keys.
     """
-    if not isinstance(renormalize, bool):
-        raise InputError(f"cut: expected True or False for renormalize, got {renormalize!r}")
+    renormalize = switch("cut: renormalize", renormalize)
     if pairs is None:
         if queries is None and keys is None:
             raise InputError("cut: expected queries=, keys= or both, or pairs=; without them every edge would be cut")
@@ -102,14 +102,16 @@ class Pairs:
 
     @classmethod
     def of(cls, pairs: Any) -> Pairs:
+        if isinstance(pairs, Tensor):
+            check_dense("cut: pairs", pairs)
         if isinstance(pairs, Tensor | np.ndarray):
             pairs = pairs.tolist()
         if not isinstance(pairs, Iterable) or isinstance(pairs, str):
-            raise InputError(f"cut: expected pairs of positions such as [(5, 0), (6, 1)], got {pairs!r:.60}")
+            raise InputError(f"cut: expected pairs of positions such as [(5, 0), (6, 1)], got {shown(pairs, 60)}")
         cut_from: defaultdict[int, set[int]] = defaultdict(set)
         for pair in pairs:
             found = whole_numbers(pair)
-            if found is None or len(found) != 2 or min(found) < 0:
+            if found is None or len(found) != 2 or not 0 <= min(found) <= max(found) < FURTHEST:
                 raise InputError(f"cut: expected pairs of positions (query, key), both from 0 on, got {pair!r:.60}")
             cut_from[found[1]].add(found[0])
         if not cut_from:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from interp.arguments import items, shown
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp.models.heads import HeadSpec, head_counts, parse_heads
@@ -48,9 +49,10 @@ class Edit:
     def __post_init__(self) -> None:
         for name in ("heads", "layers"):
             given = getattr(self, name)
-            if isinstance(given, Iterable) and not isinstance(given, str):
+            listed = items(given)
+            if listed is not None:
                 # An iterator would be used up by the first model.
-                object.__setattr__(self, name, tuple(plain(each) for each in given))
+                object.__setattr__(self, name, tuple(plain(each) for each in listed))
 
     def on(self, model: HookedModel) -> Self:
         """This edit with its heads looked up in ``model``.
@@ -142,11 +144,11 @@ def checked_number(what: str, value: float, low: float = -math.inf, high: float 
     Raises:
         InputError: it is no finite number, or not in [low, high].
     """
-    value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    value = value.item() if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta else value
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high:
         expected = "a finite number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
-        raise InputError(f"{what}: expected {expected}, got {value!r}")
+        raise InputError(f"{what}: expected {expected}, got {shown(value)}")
     return float(value)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from interp.arguments import items, shown
 from interp.edits.edit import Edit
 from interp.edits.run_again import edited_checkpoints
 from interp.errors import InputError
@@ -74,11 +75,11 @@ def _check_no_maps(model: HookedModel, options: dict[str, Any]) -> None:
 def _checked(edits: Edit | Iterable[Edit]) -> list[Edit]:
     if isinstance(edits, Edit):
         return [edits]
-    listed = list(edits) if isinstance(edits, Iterable) and not isinstance(edits, str) else None
+    listed = items(edits)
     for edit in [edits] if listed is None else listed:
         if not isinstance(edit, Edit):
             raise InputError(
-                f"edits: expected edits such as interp.edits.ablate('L5H1'), got {edit!r:.60}; see docs/edits.md"
+                f"edits: expected edits such as interp.edits.ablate('L5H1'), got {shown(edit, 60)}; see docs/edits.md"
             )
     if not listed:
         raise InputError("edits: expected at least one edit such as interp.edits.ablate('L5H1'), got none")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from interp.arguments import check_hooked, shown, switch
 from interp.edits.edit import checked_number
 from interp.errors import InputError
 from interp.inputs.batch import Batch
@@ -61,10 +62,12 @@ def hidden_sinks(
     Raises:
         InputError: a threshold outside of 0 to 1, or min_queries below 0.
     """
+    check_hooked("hidden_sinks: model", model)
+    keep_first = switch("hidden_sinks: keep_first", keep_first)
     threshold = checked_number("hidden_sinks: threshold", threshold, 0.0, 1.0)
     least = whole(min_queries)
-    if least is None or least < 0:
-        raise InputError(f"hidden_sinks: expected a whole number from 0 on for min_queries, got {min_queries!r}")
+    if least is None or not 0 <= least < 2**63:
+        raise InputError(f"hidden_sinks: expected a whole number from 0 on for min_queries, got {shown(min_queries)}")
     capture = model.capture(inputs, [Received(normalize=True, name="alpha")], layers=layers)
     found = {
         layer: flagged_columns(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.arguments import check_dense, shown
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 from interp_kernels.integers import whole, whole_numbers
@@ -25,6 +26,9 @@ Negative positions count from the end of the input, and are refused while a mode
 that a run does not reach change nothing, so that an edit may speak of tokens that are still to be written; a mask must have
 the length of the input.
 """
+
+FURTHEST = 2**62
+"""No text is so long; positions below it, counted from either end, are numbers of 64 bits."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,27 +120,29 @@ def _checked(what: str, where: Any) -> tuple[int, ...] | slice | Tensor | None:
     if isinstance(where, slice):
         parts = [None if part is None else whole(part) for part in (where.start, where.stop, where.step)]
         lost = [part is None for part in parts] != [part is None for part in (where.start, where.stop, where.step)]
-        if lost or (parts[2] is not None and parts[2] < 1):
+        if lost or (parts[2] is not None and parts[2] < 1) or any(abs(part or 0) >= FURTHEST for part in parts):
             raise InputError(f"{what}: expected a slice of whole numbers with a step of at least 1, got {where}")
         return slice(*parts)
     if isinstance(where, np.ndarray) and where.dtype.kind in "iub":
         where = torch.from_numpy(where)
     if isinstance(where, Tensor):
         return _checked_tensor(what, where)
-    if (one := whole(where)) is not None:
+    if (one := whole(where)) is not None and abs(one) < FURTHEST:
         return (one,)
     if isinstance(where, Sequence) and not isinstance(where, str) and where:
         if all(isinstance(each, bool) for each in where):
             return _checked_tensor(what, torch.tensor(where))
-        if several := whole_numbers(where):
+        several = whole_numbers(where)
+        if several and all(abs(each) < FURTHEST for each in several):
             return tuple(several)
     raise InputError(
         f"{what}: expected a position, several (at least one), a slice, a bool mask [T] or [B, T], or None for all, "
-        f"got {where!r:.80}"
+        f"got {shown(where)}"
     )
 
 
 def _checked_tensor(what: str, where: Tensor) -> tuple[int, ...] | Tensor:
+    check_dense(what, where)
     if where.dtype == torch.bool and where.ndim in (1, 2) and where.numel() and bool(where.any()):
         return where
     is_index = not where.is_floating_point() and not where.is_complex() and where.dtype != torch.bool

@@ -78,9 +78,9 @@ def _level_bias(call: AttentionCall, heads: tuple[int, ...]) -> Tensor | None:
         return bias.index_copy(0, index_of(heads, bias), _level(bias[list(heads)]))
     bias = bias[(None,) * (4 - bias.ndim)]
     if bias.shape[1] == 1:
-        if is_all(call, heads):
-            return _level(bias)
-        bias = bias.expand(-1, call.q.shape[1], -1, -1)
+        return (
+            _level(bias) if is_all(call, heads) else torch.where(_is_one_of(heads, call)[:, None], _level(bias), bias)
+        )
     return bias.index_copy(1, index_of(heads, bias), _level(bias[:, list(heads)]))
 
 
@@ -90,9 +90,17 @@ def _level_classes(class_bias: ClassBias, call: AttentionCall, heads: tuple[int,
     values = values.to(compute_dtype(call.q))
     if is_all(call, heads):
         return ClassBias(_level(values), classes)
-    classes = classes[(None,) * (3 - classes.ndim)].expand(-1, call.q.shape[1], -1)
-    moved = classes[:, list(heads)] + values.shape[-1]
-    classes = classes.index_copy(1, index_of(heads, classes), moved)
+    classes = classes[(None,) * (3 - classes.ndim)]
+    classes = torch.where(_is_one_of(heads, call), classes + values.shape[-1], classes)
     both = torch.cat([values, _level(values)], dim=-1)
     used, classes = classes_in_use(classes, both.shape[-1])
     return ClassBias(both.index_select(-1, used), classes)
+
+
+def _is_one_of(heads: tuple[int, ...], call: AttentionCall) -> Tensor:
+    """Which query heads are meant, bool [Hq, 1].
+
+    For ``torch.where`` on what all heads share: compiled, an ``index_copy`` into an expanded tensor writes into all of them.
+    """
+    each = torch.arange(call.q.shape[1], device=call.q.device)
+    return torch.isin(each, index_of(heads, call.q))[:, None]

@@ -65,9 +65,11 @@ def _step(run: Run, number: int, taken: Taken, ids: Tensor, keep: Tensor, facts:
     sides = {
         stack: (
             query,
-            keys(run.batch.ids, run.batch.keep)
-            if stack == "cross"
-            else keys(ids[:, : position + 1], keep[:, : position + 1]),
+            keys(ids[:, : position + 1], keep[:, : position + 1])
+            if stack != "cross"
+            else keys(run.batch.ids, run.batch.keep)
+            if run.is_encoder_decoder
+            else Side(),
         )
         for stack in {layer.stack for layer in taken.measured.values()}
     }

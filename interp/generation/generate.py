@@ -7,11 +7,12 @@ next one. A step costs O(T) time and memory a layer, as it does without probes.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.utils import GenerationMixin
 
 import interp_kernels as ik
+from interp.arguments import shown, switch
 from interp.captures.statistic import probes_of_names
 from interp.errors import InputError, RunError
 from interp.generation.captures import put_together
@@ -29,6 +31,8 @@ from interp.generation.settings import end_ids, generation_config, settings_name
 from interp.generation.steps import StepProbes, check_fixed, has_tensors
 from interp.inputs.batch import Batch
 from interp.inputs.convert import Inputs
+from interp.inputs.reads import Reads
+from interp.models.editing import edits_on
 from interp.models.hooked import HookedModel
 from interp.models.layers import LayerKey
 from interp.progress import Bar
@@ -60,24 +64,27 @@ def generate(
 ) -> Generation:
     """See ``HookedModel.generate``."""
     check_generates(model)
+    progress = switch("progress", progress)
     new = whole(max_new_tokens)
     if new is None or new < 1:
-        raise InputError(f"max_new_tokens: expected an integer of at least 1, got {max_new_tokens!r}")
+        raise InputError(f"max_new_tokens: expected an integer of at least 1, got {shown(max_new_tokens)}")
     start = whole(seed)
     if start is None or not 0 <= start < 2**63:
-        raise InputError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r}")
+        raise InputError(f"seed: expected an integer from 0 to 2**63 - 1, got {shown(seed)}")
     wanted = model.wanted_layers(layers)
-    fixed = None if callable(probes) else probes_of_names(probes)
+    asked = probes if callable(probes) and not isinstance(probes, type) else None
+    fixed = None if asked is not None else probes_of_names(cast("Probes", probes))
     if fixed is not None:
         check_fixed(fixed)
     before = [] if prefill_probes is None else _prefill_probes(prefill_probes, fixed)
-    config = generation_config(model.host.inner, new, do_sample, settings, _pad_id(model))
+    vocabulary = Reads(model.host).decoder_vocabulary
+    config = generation_config(model.host.inner, new, do_sample, settings, _pad_id(model), vocabulary)
     criteria = _criteria(model, config, stopping)
     batch = _prompt(model, inputs, config.pad_token_id, beyond_context)
     _check_length(model, batch, new, beyond_context)
     ends = torch.tensor(end_ids(config), device=model.device)
     bar = Bar(total=new, unit="token", what=f"generate {model.name}", show=progress)
-    run = Run(model, batch, wanted, fixed, probes if fixed is None else None, before, ends, criteria, bar)
+    run = Run(model, batch, wanted, fixed, asked, before, ends, criteria, bar)
     run.check_first_step()
     needs = needs_of_generation(model, batch, wanted, before, fixed, new)
     needs.check()
@@ -86,7 +93,9 @@ def generate(
         settings_named(settings, lambda: run.number >= 0),
         _seeded(model.device, start if do_sample else None),
     )
-    with needs.explained(), bar, torch.no_grad(), seeded, run.watching(), named:
+    # A graph would be made of the measuring too, which differs from step to step.
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with needs.explained(), bar, torch.no_grad(), seeded, uncompiled, run.watching(), named:
         # Not model.generate: some classes wrap theirs in rules of their own (Whisper's long recordings).
         made = PLAIN(
             model.host.inner,
@@ -104,7 +113,7 @@ def check_generates(model: HookedModel) -> None:
     """Refuse models that cannot generate, or not as they are.
 
     Raises:
-        InputError: no generation head, a ``generate`` of its own that does more, or training mode.
+        InputError: no generation head, a ``generate`` of its own that does more, training mode, or edits without a cache.
     """
     own: Any = type(model.host.inner)
     if not isinstance(model.host.inner, PreTrainedModel):
@@ -124,6 +133,11 @@ def check_generates(model: HookedModel) -> None:
             "supported; capture its forward runs instead"
         )
     model.check_ready()
+    if edits_on(model.host.layers) and "past_key_values" not in inspect.signature(model.host.inner.forward).parameters:
+        raise InputError(
+            f"{own.__name__} knows no cache and reads the whole text again for every token, which edits of positions are not "
+            "defined for; generate outside of the edited context, or capture its forward runs inside"
+        )
 
 
 def _prefill_probes(asked: Probes | Literal["same"], fixed: list[ik.Probe] | None) -> list[ik.Probe]:
@@ -140,7 +154,7 @@ def _pad_id(model: HookedModel) -> int | None:
 def _criteria(model: HookedModel, config: GenerationConfig, given: Sequence[StoppingCriteria]) -> StoppingCriteriaList:
     """The caller's own; strings to stop at become one of them, so that it is known which sequences have ended."""
     if not isinstance(given, list | tuple) or not all(isinstance(each, StoppingCriteria) for each in given):
-        raise InputError(f"stopping: expected a list of transformers.StoppingCriteria, got {given!r:.80}")
+        raise InputError(f"stopping: expected a list of transformers.StoppingCriteria, got {shown(given)}")
     criteria = StoppingCriteriaList(given)
     if config.stop_strings is not None:
         if model.tokenizer is None:

@@ -13,11 +13,13 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 import interp_kernels as ik
 from interp.captures.capture import MeasuredLayer
+from interp.captures.lengths import check_tensors
 from interp.captures.statistic import Statistic, probes_of_names, statistics_of
 from interp.errors import RunError
 from interp.generation.needs import needs_of_step
 from interp.generation.steps import (
     DECODING,
+    WRITING,
     Step,
     blanked,
     by_position,
@@ -105,7 +107,8 @@ class Run:
         if self.asked is not None and not self.is_encoder_decoder and self.batch.ids is not None:
             self._starts(self.batch.ids)
             self.number = 0
-            self._chosen("", self.prompt)
+            stacks = {layer.stack for served in self.model.host.layers.values() for layer in served}
+            self._chosen(next((stack for stack in WRITING if stack in stacks), ""), self.prompt)
             self.number = -1
 
     @contextmanager
@@ -161,7 +164,7 @@ class Run:
 
     def operands(self, call: AttentionCall) -> AttentionCall:
         """The library counts the queries of cross attention from 0 at each step; in a full run they stand at their place."""
-        if call.layer.stack in ("", "decoder") and self.number > 0:
+        if call.layer.stack in WRITING and self.number > 0:
             self._check_position(call)
         if call.layer.stack != "cross" or self.ids is None:
             return call
@@ -186,13 +189,20 @@ class Run:
         if layer.key not in self.wanted:
             return ()
         if self.number > 0:
-            return fitted(self._of(call), call)
-        keep = self.batch.queries_kept(layer.stack)
+            return () if _reads_again(call) else self._fitted(call)
+        keep = self._queries_kept(layer.stack)
         return (
             self.before
             if keep is None
             else [replace(p, queries=keep if p.queries is None else p.queries & keep) for p in self.before]
         )
+
+    def _queries_kept(self, stack: str) -> Tensor | None:
+        """Of the prompt; what the library gives a decoder to begin with stands in no batch, and is no padding."""
+        if self.is_encoder_decoder and stack in ("decoder", "cross"):
+            given = self.batch.others.get("decoder_attention_mask")
+            return None if given is None or bool(given.all()) else given.bool()
+        return self.batch.queries_kept(stack)
 
     def _record(self, call: AttentionCall, attended: Attended) -> None:
         layer = call.layer
@@ -202,11 +212,17 @@ class Run:
             self.prefill.add(call, self.before, attended.stats, attended.backend)
             if layer.stack not in DECODING:
                 return
+        if self.number <= 0 or _reads_again(call):
             call = last_row(call)
-            attended = call.attend(fitted(self._of(call), call))
+            attended = call.attend(self._fitted(call))
         probes = self._of(call)
         stats = by_position(probes, attended.stats, call.first_key)
         self.steps[-1].add(call, probes, blanked(stats, self.unfinished[self.number]), attended.backend)
+
+    def _fitted(self, call: AttentionCall) -> list[ik.Probe]:
+        probes = fitted(self._of(call), call)
+        check_tensors(probes, call.q.shape[0], call.q.shape[1], 1, call.k.shape[2], call.q.device)
+        return probes
 
     def _of(self, call: AttentionCall) -> list[ik.Probe]:
         return self._chosen(call.layer.stack, call.first_key + call.k.shape[2])
@@ -242,3 +258,8 @@ class Run:
             # The library may put a start token before the decoder's ids that were given.
             everything[:, self.prompt - given.shape[1] :] = given.bool()
         return torch.cat([everything, *(each[:, None] for each in self.unfinished[: columns - self.prompt])], dim=1)
+
+
+def _reads_again(call: AttentionCall) -> bool:
+    """Whether a step reads the whole text again, as in a model that knows no cache: its last row is the step's."""
+    return call.q.shape[2] > 1

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from interp.captures.memory import is_out_of_memory
 from interp.errors import InputError, InterpError
 from interp.generation.values import check_value
 from interp.naming import nearest
@@ -79,11 +80,12 @@ REFUSED: dict[str, str] = {
 
 
 def generation_config(
-    model: Any, max_new_tokens: int, do_sample: bool, settings: Mapping[str, Any], pad: int | None
+    model: Any, max_new_tokens: int, do_sample: bool, settings: Mapping[str, Any], pad: int | None, vocabulary: int
 ) -> GenerationConfig:
     """The model's own settings, overlaid with ``settings``; greedy unless ``do_sample``, whatever the model's own say.
 
     pad: the id to write after the end of a sequence where the model's own settings name none
+    vocabulary: how many token ids the model knows
 
     Raises:
         InputError: a setting that does not exist, is not supported, or means nothing without sampling.
@@ -92,7 +94,7 @@ def generation_config(
     if not isinstance(do_sample, bool):
         raise InputError(f"do_sample: expected True or False, got {do_sample!r}")
     settings = {name: plain(value) for name, value in settings.items()}
-    _check_settings(settings, do_sample)
+    _check_settings(settings, do_sample, vocabulary)
     _check_own(own)
     config = copy.deepcopy(own)
     neutral = NEUTRAL if do_sample else NEUTRAL | SAMPLING
@@ -102,8 +104,10 @@ def generation_config(
     config.max_new_tokens = max_new_tokens
     with settings_named(settings, lambda: False):
         config.validate()
+    # An id of padding that was added to the tokenizer alone, or is -1, has no embedding; whichever stands there never counts.
+    config.pad_token_id = next((i for i in (config.pad_token_id, pad) if i is not None and 0 <= i < vocabulary), None)
     if config.pad_token_id is None and (ends := end_ids(config)):
-        config.pad_token_id = ends[0] if pad is None else pad
+        config.pad_token_id = ends[0]
     return config
 
 
@@ -116,8 +120,8 @@ def settings_named(settings: Mapping[str, Any], has_begun: Callable[[], bool]) -
     """
     try:
         yield
-    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        if isinstance(error, InterpError) or has_begun():
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError, RuntimeError) as error:
+        if isinstance(error, InterpError) or has_begun() or is_out_of_memory(error):
             raise
         given = ", ".join(f"{name}={value!r:.60}" for name, value in settings.items())
         raise InputError(f"generation settings ({given or 'those of the model'}): {error}") from error
@@ -138,7 +142,7 @@ def used_settings(config: GenerationConfig, seed: int) -> dict[str, Any]:
     return chosen | {"do_sample": True, "seed": seed}
 
 
-def _check_settings(settings: Mapping[str, Any], do_sample: bool) -> None:
+def _check_settings(settings: Mapping[str, Any], do_sample: bool, vocabulary: int) -> None:
     known = [name for name in GenerationConfig().to_dict() if not name.startswith("_")]
     offered = [name for name in known if name not in REFUSED and name not in ("do_sample", "transformers_version")]
     for name, value in settings.items():
@@ -148,7 +152,7 @@ def _check_settings(settings: Mapping[str, Any], do_sample: bool) -> None:
             raise InputError(f"unknown setting of generation {name!r}; {nearest(name, offered)}")
         if name in SAMPLING and not do_sample:
             raise InputError(f"{name}={value!r} means nothing without sampling; give do_sample=True, or leave it out")
-        check_value(name, value)
+        check_value(name, value, vocabulary)
 
 
 def _check_own(own: GenerationConfig) -> None:

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 import interp_kernels as ik
+from interp.captures.lengths import check_names_differ
 from interp.errors import InputError
 from interp.models.call import AttentionCall
 
-DECODING = ("", "decoder", "cross")
-"""Stacks of layers that run at every step; encoders and towers run once, with the prompt."""
+WRITING = ("", "text", "decoder")
+"""Stacks of layers that write the text: "text" where the language model is called a tower of that name (Idefics3)."""
+DECODING = (*WRITING, "cross")
+"""Stacks of layers that run at every step; encoders and other towers run once, with the prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,8 @@ class Step:
     keep      [B, T], False at padding and after the end of a sequence
     prompt    how many columns of ``ids`` were given
     unfinished  [B], False for sequences that have ended: their rows come back as NaN
-    stack     whose layers are measured: "" (the language model), "decoder", or "cross" (the decoder's look at the encoder)
+    stack     whose layers are measured: "" or "text" (the language model), "decoder", or "cross" (the decoder's look at the
+              encoder)
     keys      how many keys a tensor over keys must cover: T, or the encoder's length for "cross"
     """
 
@@ -74,9 +78,7 @@ def check_row(probes: Sequence[ik.Probe]) -> None:
             )
         if probe.reduce != "none" or probe.queries is not None:
             raise InputError(f"{name}: a step has one row, which counts; leave reduce= and queries= out")
-    labels = [label for probe in probes for label in probe.labels]
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise InputError(f"probes: names must differ, {twice} come twice; give each its own name=")
+    check_names_differ(probes)
 
 
 def has_tensors(probe: ik.Probe) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+from interp.arguments import shown
 from interp.errors import InputError
 from interp_kernels.integers import whole, whole_numbers
 
@@ -25,15 +26,34 @@ SEVERAL_IDS = ("suppress_tokens", "begin_suppress_tokens")
 NEVER_NONE = ("top_k", "top_p", "temperature", "repetition_penalty", "encoder_repetition_penalty")
 
 
-def check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any, vocabulary: int) -> None:
     """Refuse a value that the library would stumble over, of the settings that are numbers, switches, ids or strings.
+
+    vocabulary: how many token ids the model knows
 
     Raises:
         InputError: names the setting, what was expected, what came.
     """
     expected = None if value is None and name not in NEVER_NONE else _expected(name, value)
     if expected is not None:
-        raise InputError(f"{name}: expected {expected}, got {value!r:.80}")
+        raise InputError(f"{name}: expected {expected}, got {shown(value)}")
+    if value is not None and name in (*ONE_ID, *IDS, *SEVERAL_IDS):
+        _check_ids_known(name, value, vocabulary)
+
+
+def _check_ids_known(name: str, value: Any, vocabulary: int) -> None:
+    """Refuse ids that the model does not know: read, they have no embedding, and it never writes them.
+
+    Raises:
+        InputError: names the setting, and the vocabulary.
+    """
+    one = whole(value)
+    unknown = [i for i in (whole_numbers(value) or [] if one is None else [one]) if not 0 <= i < vocabulary]
+    if unknown:
+        raise InputError(
+            f"{name}: token id {unknown[0]} is outside of the model's vocabulary of {vocabulary} (0 to {vocabulary - 1}); give "
+            "an id that the model knows (one that was added to the tokenizer alone is none)"
+        )
 
 
 def _expected(name: str, value: Any) -> str | None:
@@ -59,6 +79,6 @@ def _expected(name: str, value: Any) -> str | None:
     if name in SEVERAL_IDS:
         return None if whole_numbers(value) else "a list of token ids (at least one)"
     if name == "stop_strings":
-        several = isinstance(value, Sequence) and bool(value) and all(isinstance(each, str) for each in value)
-        return None if several else "a string, or several"
+        several = isinstance(value, Sequence) and bool(value) and all(isinstance(each, str) and each for each in value)
+        return None if several else "a string, or several, none of them empty"
     return None

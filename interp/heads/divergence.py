@@ -224,8 +224,7 @@ def _kept(batch: Batch, maps: Mapping[LayerKey, AttentionMap]) -> tuple[Tensor, 
             "choose layers of one stack"
         )
     (b, queries, keys), stack = sizes.pop(), stacks.pop()
-    of_queries = batch.queries_kept(stack)
-    of_keys = batch.queries_kept("encoder") if stack == "cross" else of_queries
+    of_queries, of_keys = batch.queries_kept(stack), batch.keys_kept(stack)
     return (
         torch.ones(b, queries, dtype=torch.bool) if of_queries is None else of_queries.cpu(),
         torch.ones(b, keys, dtype=torch.bool) if of_keys is None else of_keys.cpu(),

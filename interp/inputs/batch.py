@@ -65,12 +65,26 @@ class Batch:
         keep = {} if self.keep is None or says_nothing else {"attention_mask": self.keep.long()}
         return {**ids, **keep, **self.others, **self.flags}
 
+    @property
+    def has_decoder(self) -> bool:
+        """Whether a decoder reads something of its own, so that cross attention runs from it to ``ids`` or the like.
+
+        Without one, cross attention runs from ``ids`` to what is no text, such as the images of Mllama.
+        """
+        return self.ids is None or any(name.startswith("decoder_") for name in self.others)
+
     def queries_kept(self, stack: str) -> Tensor | None:
         """Which queries of a stack of layers are no padding, [B, Tq]; None where all are."""
-        if stack in ("decoder", "cross"):
+        if stack == "decoder" or (stack == "cross" and self.has_decoder):
             keep = self.others.get("decoder_attention_mask")
             return None if keep is None or bool(keep.all()) else keep.bool()
-        return self.keep if self.is_padded and stack in ("", "encoder", "text") else None
+        return self.keep if self.is_padded and stack in ("", "encoder", "text", "cross") else None
+
+    def keys_kept(self, stack: str) -> Tensor | None:
+        """Which keys of a stack of layers are no padding, [B, Tk]; None where all are."""
+        if stack != "cross":
+            return self.queries_kept(stack)
+        return self.queries_kept("encoder") if self.has_decoder else None
 
 
 def padding_of(keep: Tensor) -> Padding | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from interp.arguments import check_dense, shown, switch
 from interp.errors import InputError
 from interp.inputs.batch import Batch, Padding
 from interp.inputs.decoder_inputs import check_decoder, with_decoder
@@ -40,11 +41,10 @@ def to_batch(
         InputError: empty text or no ids; a text without a tokenizer; ids out of range; a chat without a template; arguments
             that the model does not take; anything else than ``Inputs``.
     """
-    if padding not in ("right", "left"):
-        raise InputError(f"padding: expected 'right' or 'left', got {padding!r}")
-    for name, value in (("special", special), ("add_generation_prompt", add_generation_prompt)):
-        if not isinstance(value, bool):
-            raise InputError(f"{name}: expected True or False, got {value!r}")
+    if not isinstance(padding, str) or padding not in ("right", "left"):
+        raise InputError(f"padding: expected 'right' or 'left', got {shown(padding)}")
+    special = switch("special", special)
+    add_generation_prompt = switch("add_generation_prompt", add_generation_prompt)
     if isinstance(inputs, np.ndarray):
         inputs = as_tensor(inputs)
     if isinstance(inputs, Mapping):
@@ -74,11 +74,13 @@ def checked(batch: Batch, reads: Reads) -> Batch:
     ids, keep = batch.ids, batch.keep
     if not isinstance(ids, Tensor) or ids.ndim != 2 or not is_integer(ids):
         raise InputError(f"input_ids: expected integers of shape [B, T], got {kind_of(ids)}")
+    check_dense("input_ids", ids)
     check_ids(list(ids), reads.host.shape.vocabulary)
     if keep is None:
         return batch
     if not isinstance(keep, Tensor) or keep.shape != ids.shape:
         raise InputError(f"attention_mask: expected 0/1 of shape {list(ids.shape)} as input_ids, got {kind_of(keep)}")
+    check_dense("attention_mask", keep)
     if bool((~keep.bool().any(dim=1)).any()):
         raise InputError("a row of the batch is padding alone; leave it out, or give at least one token")
     return positioned(batch, reads)

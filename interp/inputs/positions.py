@@ -23,6 +23,8 @@ COUNTS_IDS = "create_position_ids_from_input_ids"
 
 ALIBI = frozenset({"bloom", "mpt"})
 """Model types whose only positions are ALiBi's distances, without a word of it in their configuration."""
+RECURRENT = frozenset({"recurrent_gemma"})
+"""Model types whose recurrent layers read on through padding, so that what stands before a sequence changes it."""
 
 
 def positions(keep: Tensor) -> Tensor:
@@ -34,8 +36,8 @@ def positioned(batch: Batch, reads: Reads) -> Batch:
     """The batch with the positions, or the ids at padding, that the model needs to see each row as if it were alone.
 
     Raises:
-        InputError: padding stands on the left of a model whose learned positions cannot be given; or the positions of a model
-            that counts ids end before the batch does.
+        InputError: padding stands on the left of a model whose learned positions cannot be given, or whose recurrent layers read
+            it; or the positions of a model that counts ids end before the batch does.
     """
     ids, keep = batch.ids, batch.keep
     if ids is None or keep is None:
@@ -49,7 +51,14 @@ def positioned(batch: Batch, reads: Reads) -> Batch:
                 "there; cut the input into windows"
             )
         return replace(batch, ids=ids.masked_fill(~keep, padding)) if batch.is_padded else batch
-    if is_right_padded(keep) or "position_ids" in batch.others or not PLAIN.issuperset(batch.others):
+    if is_right_padded(keep):
+        return batch
+    if getattr(reads.host.config, "model_type", None) in RECURRENT:
+        raise InputError(
+            f"padding stands on the left, and the recurrent layers of {reads.name} read it as text, so that a sequence would not "
+            "have the numbers that it has alone; pad on the right, or give sequences of one length together (to generate, too)"
+        )
+    if "position_ids" in batch.others or not PLAIN.issuperset(batch.others):
         return batch
     if reads.names is not None and "position_ids" in reads.names:
         return replace(batch, others={**batch.others, "position_ids": positions(keep)})

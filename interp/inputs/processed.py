@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.arguments import check_dense, shown
 from interp.errors import InputError
 from interp.inputs.batch import Batch, Flag
 from interp.inputs.reads import DIMENSIONS, Reads
@@ -114,7 +115,8 @@ def _tensor(name: str, value: Any) -> Tensor:
         value = torch.from_numpy(np.ascontiguousarray(value))
     if not isinstance(value, Tensor) or value.ndim < 1 or value.numel() == 0:
         raise InputError(
-            f"inputs[{name!r}]: expected a tensor with a batch dimension, got {value!r:.60}; processors and tokenizers of "
+            f"inputs[{name!r}]: expected a tensor with a batch dimension, got {shown(value, 60)}; processors and tokenizers of "
             "transformers give tensors with return_tensors='pt'"
         )
+    check_dense(f"inputs[{name!r}]", value)
     return value

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.arguments import check_dense, shown
 from interp.errors import InputError
 from interp.inputs.batch import Padding
 from interp.inputs.chat import Message, conversations_of, written_out
@@ -57,9 +58,10 @@ def rows_of(
     if isinstance(inputs, Tensor):
         if inputs.ndim not in (1, 2) or not is_integer(inputs):
             raise InputError(f"token ids: expected integers of shape [T] or [B, T], got {kind_of(inputs)}")
+        check_dense("token ids", inputs)
         return list(inputs.long().cpu()) if inputs.ndim == 2 and len(inputs) else [inputs.long().cpu().flatten()]
     if not isinstance(inputs, Sequence) or isinstance(inputs, bytes | bytearray) or len(inputs) == 0:
-        raise InputError(f"inputs: expected a text, texts, or token ids, got {inputs!r:.80}")
+        raise InputError(f"inputs: expected a text, texts, or token ids, got {shown(inputs)}")
     conversations = conversations_of(inputs)
     if conversations is not None:
         # The template writes special tokens itself; the tokenizer's own would come twice.

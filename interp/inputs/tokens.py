@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp.arguments import shown
 from interp.errors import InputError
 from interp.inputs.pieces import readable
+from interp_kernels.integers import whole_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOWHERE = -1
 """In arrays of spans: this token does not stand in the text."""
+MOST_IDS = 1 << 32
+"""Tokenizers number their tokens with 32 bits."""
 SAMPLES = ("a", "A", "0", ".")
 """Texts that one vocabulary or another has a token for."""
 
@@ -141,7 +145,8 @@ def encoded(
     if tokenizer is None:
         raise InputError("this model has no tokenizer; give token ids, or load(..., tokenizer=...) with one")
     if not text.strip():
-        raise InputError("the text is empty; give a text with at least one word")
+        beside = f" but for white space ({len(text):,} characters)" if text else ""
+        raise InputError(f"the text is empty{beside}; give a text with at least one word")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -166,6 +171,18 @@ def encoded(
     spans = np.array(made["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     spans[np.array(made["special_tokens_mask"], dtype=bool)] = NOWHERE
     return Encoded(ids, spans, text)
+
+
+def checked_ids(ids: Any) -> list[int]:
+    """Token ids as ints.
+
+    Raises:
+        InputError: something else, or one that no tokenizer has.
+    """
+    found = whole_numbers(ids)
+    if found is None or any(not 0 <= i < MOST_IDS for i in found):
+        raise InputError(f"ids: expected token ids, integers from 0 on, got {shown(ids)}")
+    return found
 
 
 def tokenise(text: str, tokenizer: PreTrainedTokenizerBase | None, *, special: bool = True) -> list[int]:
@@ -222,10 +239,10 @@ def _found(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) ->
     """Spans by looking for each token's text, one after another; nowhere at all where one cannot be found so."""
     spans = np.full((len(ids), 2), NOWHERE, dtype=np.int64)
     special, end = set(tokenizer.all_special_ids), 0
-    for n, (i, shown) in enumerate(zip(ids, readable(ids, tokenizer), strict=True)):
+    for n, (i, piece) in enumerate(zip(ids, readable(ids, tokenizer), strict=True)):
         if i in special:
             continue
-        word = shown.strip().removeprefix("##")
+        word = piece.strip().removeprefix("##")
         start = text.find(word, end)
         # Between tokens there is white space at most; else something was changed, and what is found is another place.
         if not word or start < 0 or text[end:start].strip():

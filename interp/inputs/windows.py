@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.arguments import shown, switch
 from interp.errors import InputError
 from interp.inputs.batch import Batch
 from interp.inputs.convert import to_batch
@@ -167,6 +168,7 @@ def windows(
     """
     if not isinstance(text, str | Path):
         raise InputError(f"text: expected a text or the Path of a text file, got {type(text).__name__}")
+    special = switch("special", special)
     reads = Reads(model.host)
     reads.check_token_ids()
     before, after = special_around(model.tokenizer) if special else ((), ())
@@ -176,7 +178,7 @@ def windows(
     positions = whole(length)
     if positions is None or positions <= around:
         raise InputError(
-            f"length: expected an integer above {around} (the special tokens of each window), got {length!r}"
+            f"length: expected an integer above {around} (the special tokens of each window), got {shown(length)}"
         )
     model.check_length(positions, beyond_context=beyond_context)
     size = positions - around
@@ -184,7 +186,7 @@ def windows(
     if step is None or not 1 <= step <= size:
         raise InputError(
             f"stride: expected an integer from 1 to {size} (the text's tokens in a window; above, some would be in none), "
-            f"got {stride!r}"
+            f"got {shown(stride)}"
         )
     made: Encoded = encoded(read_text(text) if isinstance(text, Path) else text, model.tokenizer, special=False)
     ids = torch.tensor(made.ids)

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from interp.arguments import shown, switch
 from interp.bridges.host import BridgeHost, check_not_taken_over, is_bridge
 from interp.errors import InputError
 from interp.loading.folder import ModelFolder
@@ -103,14 +104,13 @@ def load(
 
 def _check_arguments(revision: Any, tokenizer: Any, trust_remote_code: Any) -> None:
     if revision is not None and not isinstance(revision, str):
-        raise InputError(f"revision: expected a branch, tag or commit as a string, got {revision!r}")
+        raise InputError(f"revision: expected a branch, tag or commit as a string, got {shown(revision)}")
     if tokenizer is not None and not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
         raise InputError(
-            f"tokenizer: expected a tokenizer of transformers, got {tokenizer!r:.60}; "
+            f"tokenizer: expected a tokenizer of transformers, got {shown(tokenizer, 60)}; "
             "transformers.AutoTokenizer.from_pretrained(name or folder) gives one"
         )
-    if not isinstance(trust_remote_code, bool):
-        raise InputError(f"trust_remote_code: expected True or False, got {trust_remote_code!r}")
+    switch("trust_remote_code", trust_remote_code)
 
 
 def _folder(
@@ -119,7 +119,7 @@ def _folder(
     """The folder of a model; with the hub's model where weights or other files are still to be fetched."""
     name = str(source)
     path = DEMO_FOLDER if name == DEMO else Path(source)
-    if path.is_dir():
+    if _is_folder(path):
         if revision is not None:
             raise InputError(f"revision {revision!r} is for hub names; {name} is a folder, taken as it is")
         folder = ModelFolder(path, name, trust_remote_code)
@@ -134,6 +134,13 @@ def _folder(
     remote = asked(name, revision)
     first = remote.fetch(CONFIG, *(remote.code if trust_remote_code else ()))
     return ModelFolder(first, name, trust_remote_code, remote.commit), remote
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # too long for a path, or not to be looked at
+        return False
 
 
 def check_config(config: PreTrainedConfig) -> None:
@@ -156,8 +163,8 @@ def chosen_device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"device {shown(device)} cannot be used here: {str(error).splitlines()[0]}") from None
     return chosen
 
 
@@ -166,7 +173,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype | None:
         return None
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
-        raise InputError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise InputError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {shown(dtype)}")
     return found
 
 

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from interp.arguments import items, shown
 from interp.errors import InputError
 from interp.models.layers import LayerKey, LayersOf
 from interp.naming import named_layers
@@ -70,15 +71,15 @@ def ordered_heads(specs: HeadSpec | Iterable[HeadSpec], layers: HeadCounts) -> l
 def _each(specs: HeadSpec | Iterable[HeadSpec]) -> list[HeadSpec]:
     if isinstance(specs, str):
         return [specs]
-    if not isinstance(specs, Iterable):
-        raise InputError(f"heads: expected heads such as ['L5H1', (5, 1), '5.1'], got {specs!r:.60}")
-    listed = list(specs)
+    listed = items(specs)
+    if listed is None:
+        raise InputError(f"heads: expected heads such as ['L5H1', (5, 1), '5.1'], got {shown(specs)}")
     is_pair = (
         len(listed) == 2
         and whole(listed[1]) is not None
         and (isinstance(listed[0], str) or whole(listed[0]) is not None)
     )
-    return [(listed[0], listed[1])] if is_pair else listed  # pyright: ignore[reportReturnType]
+    return [(listed[0], listed[1])] if is_pair else listed
 
 
 def _read(spec: HeadSpec) -> Head:
@@ -94,6 +95,6 @@ def _read(spec: HeadSpec) -> Head:
             if layer is not None and head is not None and head >= 0:
                 return layer, head
     raise InputError(
-        f"head {spec!r}: expected a layer and a head counted from 0, such as 'L5H1', '5.1' or (5, 1), "
+        f"head {shown(spec)}: expected a layer and a head counted from 0, such as 'L5H1', '5.1' or (5, 1), "
         "or 'encoder.L3H1', 'encoder.3.1', ('encoder.3', 1) in a model with several stacks"
     )

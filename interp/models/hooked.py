@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.arguments import items, shown, switch
 from interp.captures.capture import Capture
 from interp.errors import InputError, RunError
 from interp.inputs.batch import Batch, Padding
 from interp.inputs.convert import Inputs, checked, to_batch
 from interp.inputs.decoder_inputs import completed
 from interp.inputs.reads import Reads
-from interp.inputs.tokens import token_row
+from interp.inputs.tokens import checked_ids, token_row
 from interp.models.attention import Recording
 from interp.models.call import AttentionCall
 from interp.models.editing import edits_on
@@ -146,13 +147,13 @@ class HookedModel:
 
     def check_length(self, tokens: int, *, beyond_context: bool) -> None:
         """Refuse inputs longer than the model was made for, unless asked for and possible."""
-        s = self.shape
+        allowed, s = switch("beyond_context", beyond_context), self.shape
         if s.context is None or tokens <= s.context:
             return
         longer = f"the input has {tokens:,} tokens, {self.name} is made for {s.context:,}"
         if not s.has_relative_positions:
             raise InputError(f"{longer}, and its learned positions end there; cut the input into windows")
-        if not beyond_context:
+        if not allowed:
             raise InputError(
                 f"{longer}; cut the input into windows, or allow it with beyond_context=True (--beyond-context)"
             )
@@ -299,7 +300,7 @@ class HookedModel:
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Readable text of each token of a sequence; the id itself where there is no tokenizer. See ``interp.inputs.tokens``."""
-        return token_row([int(i) for i in ids], self.tokenizer).strings
+        return token_row(checked_ids(ids), self.tokenizer).strings
 
     def facts(self) -> dict[str, Any]:
         """What a result must say of the model that it came from, and of the edits in force."""
@@ -323,14 +324,15 @@ class HookedModel:
         known = self.layers
         if layers is None:
             return set(known)
-        if not isinstance(layers, Iterable) or isinstance(layers, str):
-            raise InputError(f"layers: expected layers such as [0, 1] or ['encoder.0'], got {layers!r}")
+        listed = items(layers)
+        if listed is None:
+            raise InputError(f"layers: expected layers such as [0, 1] or ['encoder.0'], got {shown(layers)}")
         wanted: set[LayerKey] = set()
-        for given in layers:
+        for given in listed:
             # True is no layer, though it equals 1.
             layer = given if isinstance(given, str) else whole(given)
             if layer is None or layer not in known:
-                raise InputError(f"layer {given!r} does not exist: {self.name} has layers {named_layers(known)}")
+                raise InputError(f"layer {shown(given)} does not exist: {self.name} has layers {named_layers(known)}")
             wanted.add(layer)
         return wanted
 
@@ -397,8 +399,8 @@ class HookedModel:
         missing = [layer.key for layer in expected if layer.key not in seen and (layer.stack in ran or not ran)]
         if missing:
             raise RunError(
-                f"layers {missing} of {type(self.model).__name__} did not pass through the hooked attention; "
-                "this architecture is not supported for capture yet"
+                f"layers {missing} of {type(self.model).__name__} did not pass through the hooked attention; this architecture "
+                "is not supported for capture yet (or it was changed since it was loaded: load the changed model again)"
             )
 
     def check_ran(self, ran: Container[LayerKey], asked: Iterable[LayerKey]) -> None:

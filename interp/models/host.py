@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interp.errors import InputError
+from interp.errors import InputError, InterpError, RunError
 from interp.models.adapters.installed import adapted
 from interp.models.attention import Recording, hooked
 from interp.models.layers import LayersOf, attention_layers
@@ -108,10 +108,20 @@ class TransformersHost:
 
         Raises:
             InputError: the architecture does with our mask what only a tensor can do.
+            RunError: parts of the model are in dtypes that its own code does not bring together.
         """
         try:
             with adapted(self.layers, self._unwatched), hooked(self.model, recording):
                 yield
+        except RuntimeError as error:
+            first = {weight.dtype: path for path, weight in reversed(list(self.model.named_parameters()))}
+            if isinstance(error, InterpError) or "same dtype" not in str(error) or len(first) < 2:
+                raise
+            found = ", ".join(f"{path} in {str(dtype).removeprefix('torch.')}" for dtype, path in first.items())
+            raise RunError(
+                f"parts of {type(self.model).__name__} are in different dtypes ({found}), which its own code does not bring "
+                f"together ({error}); bring all of it into one, such as model.to(torch.float32)"
+            ) from error
         except (TypeError, AttributeError) as error:
             if ModelMask.__name__ not in str(error):
                 raise

@@ -53,10 +53,15 @@ class TokenMap(AttentionMap):
         """The map of a layer (3, or "cross.3" and the like), on a batch that a model read. model: its ``facts``."""
         stack = stack_name(layer)
         encoder, decoder = columns_of(batch, tokenizer)
-        queries = (
-            decoder if stack in ("decoder", "cross") else encoder if stack in ("", "text", "encoder") else Columns()
-        )
-        keys = encoder if stack == "cross" else queries
+        match stack:
+            case "" | "text" | "encoder":
+                queries = keys = encoder
+            case "decoder":
+                queries = keys = decoder
+            case "cross":
+                queries, keys = (decoder, encoder) if batch.has_decoder else (encoder, Columns())
+            case _:
+                queries = keys = Columns()
         sequences = tuple(range(lazy.shape[0]))
         sides = Side(queries, sequences), Side(keys, sequences)
         origin = Origin.of(layer, lazy.shape[1], lazy.operands.group, model)

@@ -31,7 +31,7 @@ def checked_operands(q, k, v, mask, scale, softcap, sinks, alibi, bias, class_bi
         )
     for name, x, shapes in (("sinks", sinks, [(heads,), (b, heads, queries)]), ("alibi", alibi, [(heads,)])):
         if x is not None:
-            check_tensor(name, x, shapes, q)
+            check_tensor(name, x, shapes, q.device)
     relative = values = classes = None
     if bias is not None:
         bias, relative = _checked_bias(bias, b, heads, queries, keys, q)
@@ -125,8 +125,9 @@ def _checked_class_bias(
         raise ValueError(f"class_bias: expected an interp_kernels.ClassBias, got {describe(class_bias)}")
     values, classes = class_bias.values, class_bias.classes
     leading = [(i, j) for i in dict.fromkeys((b, 1)) for j in dict.fromkeys((heads, 1))]
-    check_tensor("class_bias.values", values, [*((*x, queries, None) for x in leading), (queries, None)], q)
-    check_tensor("class_bias.classes", classes, [*((*x, keys) for x in leading), (keys,)], q, kind="an integer")
+    check_tensor("class_bias.values", values, [*((*x, queries, None) for x in leading), (queries, None)], q.device)
+    shapes = [*((*x, keys) for x in leading), (keys,)]
+    check_tensor("class_bias.classes", classes, shapes, q.device, kind="an integer")
     classes = classes.long()
     # A branch on the values would break the graph of torch.compile, whose operator asks itself.
     if not torch.compiler.is_compiling():

@@ -40,7 +40,7 @@ _finite = Once()
 def fitting_probe(probe: P.Probe, ops: Operands) -> P.Probe:
     """``checked_probe``, whose tensors fit the operands too."""
     _check_kind(probe)
-    _check_probe_tensors(probe, f"{type(probe).__name__}.", ops)
+    check_probe_fits(probe, ops.batch, ops.heads, ops.queries, ops.keys, ops.q.device)
     return checked_probe(probe)
 
 
@@ -114,18 +114,23 @@ def _check_values(probe: P.Probe) -> None:
             raise ValueError(f"{where}: expected finite numbers, got {kind} in a tensor of shape {list(x.shape)}")
 
 
-def _check_probe_tensors(probe: P.Probe, where: str, ops: Operands) -> None:
-    b, t, k = ops.batch, ops.queries, ops.keys
+def check_probe_fits(probe: P.Probe, batch: int, heads: int, queries: int, keys: int, device: torch.device) -> None:
+    """Refuse a probe whose tensors are not of the shape, kind and device for operands of that size.
+
+    Raises:
+        ValueError: names the tensor, what was expected and what came.
+    """
+    b, t, k, where = batch, queries, keys, f"{type(probe).__name__}."
     if probe.queries is not None:
-        check_tensor(f"{where}queries", probe.queries, [(t,), (b, t)], ops.q, kind="a bool")
+        check_tensor(f"{where}queries", probe.queries, [(t,), (b, t)], device, kind="a bool")
     if isinstance(probe, P.KeyMass):
-        shapes = [(k, None), (b, k, None), (b, ops.heads, k, None)]
-        check_tensor(f"{where}weights", probe.weights, shapes, ops.q, kind="a real")
+        shapes = [(k, None), (b, k, None), (b, heads, k, None)]
+        check_tensor(f"{where}weights", probe.weights, shapes, device, kind="a real")
     if isinstance(probe, P.LabelMatch):
-        check_tensor(f"{where}query_labels", probe.query_labels, [(t,), (b, t)], ops.q, kind="an integer")
-        check_tensor(f"{where}key_labels", probe.key_labels, [(k,), (b, k)], ops.q, kind="an integer")
+        check_tensor(f"{where}query_labels", probe.query_labels, [(t,), (b, t)], device, kind="an integer")
+        check_tensor(f"{where}key_labels", probe.key_labels, [(k,), (b, k)], device, kind="an integer")
     if isinstance(probe, P.Received) and probe.weights is not None:
-        check_tensor(f"{where}weights", probe.weights, [(t,), (b, t), (b, ops.heads, t)], ops.q)
+        check_tensor(f"{where}weights", probe.weights, [(t,), (b, t), (b, heads, t)], device)
 
 
 def _checked_offsets(name: str, offsets) -> tuple[int, ...]:

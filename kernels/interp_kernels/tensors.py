@@ -53,9 +53,9 @@ def check_transforms(name: str, x: Tensor) -> None:
 
 
 def check_tensor(
-    name: str, x: object, shapes: Sequence[tuple[int | None, ...]], q: Tensor, kind: str = "a floating"
+    name: str, x: object, shapes: Sequence[tuple[int | None, ...]], device: torch.device, kind: str = "a floating"
 ) -> None:
-    """Refuse x unless it is a tensor of one of the shapes, of that kind and on q's device. None in a shape: any length but 0.
+    """Refuse x unless it is a tensor of one of the shapes, of that kind and on that device. None in a shape: any length but 0.
 
     kind: "a floating", "a bool", "a real" or "an integer".
     """
@@ -69,8 +69,8 @@ def check_tensor(
         "a real": not x.is_complex(),
         "an integer": not x.is_floating_point() and not x.is_complex() and x.dtype != torch.bool,
     }
-    if not kinds[kind] or x.device != q.device:
-        raise ValueError(f"{name}: expected {kind} tensor on {q.device}, got {x.dtype} on {x.device}")
+    if not kinds[kind] or x.device != device:
+        raise ValueError(f"{name}: expected {kind} tensor on {device}, got {x.dtype} on {x.device}")
     check_transforms(name, x)
 
 

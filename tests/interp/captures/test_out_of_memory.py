@@ -165,3 +165,17 @@ def test_a_gpu_that_is_too_small_says_so():
     with pytest.raises(RunError, match=r"the run went out of memory on cuda:0"):
         model.capture(IDS)
     hook.remove()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_logits_are_part_of_what_a_capture_needs(name: str, own_model, monkeypatch: pytest.MonkeyPatch):
+    model = interp.load(own_model(name))
+    held = model.capture(IDS, [], logits=True).logits
+    assert held is not None
+    monkeypatch.setattr("interp.captures.memory.free_memory", lambda device: held.nbytes - 1)
+    said = rf"the results need {re.escape(readable(held.nbytes))} \(logits {re.escape(readable(held.nbytes))}; "
+    with pytest.raises(InputError, match=said):
+        model.capture(IDS, [], logits=True)
+    assert model.capture(IDS, []).logits is None
+    monkeypatch.setattr("interp.captures.memory.free_memory", lambda device: held.nbytes)
+    assert model.capture(IDS, [], logits=True).logits is not None

@@ -59,7 +59,7 @@ MADE = [
         lambda: edits.cut(pairs=[(1000 + key, key) for key in range(256)]),
         "cut: the keys of these pairs are cut from 256 different sets of queries, at most 255 are possible; give whole blocks",
     ),
-    (lambda: edits.cut(keys=0, renormalize=0), "cut: expected True or False for renormalize, got 0"),  # type: ignore[arg-type]
+    (lambda: edits.cut(keys=0, renormalize=0), "cut: renormalize: expected True or False, got 0"),  # type: ignore[arg-type]
     (
         lambda: edits.patch("L0H1", source=torch.ones(2)),  # type: ignore[arg-type]
         r"patch: expected a capture with outputs for source, as model.capture\(text, \[\], outputs=True\) gives; got tensor",

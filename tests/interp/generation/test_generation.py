@@ -126,6 +126,24 @@ def test_rows_after_the_end_of_a_sequence_do_not_count(own_model):
             assert bool((step["peak_index"][layer][0] == -1).all()) is (n > at)
 
 
+@pytest.mark.parametrize("own", [None, -1])
+def test_padding_that_the_model_has_no_embedding_for_is_not_read(own: int | None, tokenizer):
+    """As of a tokenizer that was given a token of padding, and a model that was not; or of settings that say -1."""
+    model = ARCHITECTURES["llama"].build()
+    model.generation_config.pad_token_id = model.config.pad_token_id = None
+    expected = interp.load(model).generate([[5, 6, 7], [8, 9]], 6, eos_token_id=list(range(20, 61)))
+    added = copy.deepcopy(tokenizer)
+    added.add_special_tokens({"pad_token": "<padding>"})
+    assert added.pad_token_id >= model.config.vocab_size
+    model.generation_config.pad_token_id = own
+    generation = interp.load(model, tokenizer=added).generate([[5, 6, 7], [8, 9]], 6, eos_token_id=list(range(20, 61)))
+    assert generation.ids.max() < model.config.vocab_size
+    assert (generation.new_keep.sum(dim=1) < 6).any(), "one ends before the other"
+    assert torch.equal(generation.new_ids, expected.new_ids)
+    for step, alike in zip(generation.steps, expected.steps, strict=True):
+        torch.testing.assert_close(step["entropy"], alike["entropy"], equal_nan=True)
+
+
 def test_generation_stops_when_every_sequence_has_ended(own_model, tokenizer):
     model = interp.load(own_model("gpt2"), tokenizer=tokenizer)
     free = model.generate(PROMPT[0], 6, min_new_tokens=6)

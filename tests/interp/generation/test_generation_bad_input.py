@@ -10,10 +10,12 @@ from torch import nn
 from transformers import BertForMaskedLM
 
 import interp
+from interp import edits
 from interp.errors import InputError, RunError
 from interp_kernels import Probe
 from tests.interp.tiny import ARCHITECTURES, BERT, CONTEXT, token_ids
 from tests.interp.zoo.hybrids import HYBRIDS
+from tests.interp.zoo.own_code import OWN_CODE
 
 PROMPT = token_ids((2, 12))
 
@@ -78,16 +80,32 @@ def test_seeds(model, seed):
         ({"eos_token_id": "a"}, "eos_token_id: expected a token id, or several"),
         ({"pad_token_id": [1]}, r"pad_token_id: expected a token id, got \[1\]"),
         ({"suppress_tokens": 3}, "suppress_tokens: expected a list of token ids"),
-        ({"stop_strings": 5}, "stop_strings: expected a string, or several, got 5"),
+        ({"stop_strings": 5}, "stop_strings: expected a string, or several, none of them empty, got 5"),
+        (
+            {"stop_strings": ["w5", ""]},
+            r"stop_strings: expected a string, or several, none of them empty, got \['w5', ''\]",
+        ),
+        ({"eos_token_id": -1}, r"eos_token_id: token id -1 is outside of the model's vocabulary of 61 \(0 to 60\)"),
+        ({"eos_token_id": [5, 61]}, "eos_token_id: token id 61 is outside of the model's vocabulary of 61"),
+        ({"pad_token_id": 10**9}, "pad_token_id: token id 1000000000 is outside .*; give an id that the model knows"),
+        ({"suppress_tokens": [5, -1]}, "suppress_tokens: token id -1 is outside"),
         ({"bad_words_ids": 5}, r"generation settings \(bad_words_ids=5\): `bad_words_ids` has to be a non-empty list"),
         ({"sequence_bias": 5}, r"generation settings \(sequence_bias=5\): `sequence_bias` has to be"),
         ({"exponential_decay_length_penalty": 5}, r"generation settings \(exponential_decay_length_penalty=5\): "),
         ({"watermarking_config": 5}, r"generation settings \(watermarking_config=5\): "),
+        ({"progress": 2}, "progress: expected True or False, got 2"),
     ],
 )
 def test_settings(model, settings, said):
     with pytest.raises(InputError, match=said):
         model.generate(PROMPT, 3, **settings)
+
+
+def test_what_the_library_stumbles_over_is_named_as_a_setting():
+    model = ARCHITECTURES["llama"].build()
+    model.generation_config.eos_token_id = None  # which the penalty wants
+    with pytest.raises(InputError, match=r"generation settings \(exponential_decay_length_penalty=\(3, 1.5\)\): "):
+        interp.load(model).generate(PROMPT, 3, exponential_decay_length_penalty=(3, 1.5))
 
 
 def test_settings_of_the_model_that_cannot_be_left_out():
@@ -189,6 +207,12 @@ def test_a_cache_that_does_not_say_where_its_query_stands():
         RunError, match="layer 1: after 13 tokens the cache of MiniMaxForCausalLM puts its query at position 0"
     ):
         interp.load(entry.build()).generate(PROMPT, 3)
+
+
+def test_edits_in_a_model_that_knows_no_cache():
+    model = interp.load(next(each for each in OWN_CODE if each.model == "OpenAIGPTLMHeadModel").build())
+    with model.edited(edits.ablate("L0H0")), pytest.raises(InputError, match="knows no cache and reads the whole text"):
+        model.generate(PROMPT, 3)
 
 
 def test_training_mode():

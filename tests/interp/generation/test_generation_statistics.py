@@ -20,6 +20,7 @@ from torch import Tensor
 import interp
 from tests.interp import dense
 from tests.interp.tiny import ARCHITECTURES, LAYERS, token_ids
+from tests.interp.zoo.own_code import OWN_CODE
 
 NAMES = ("llama", "mistral", "gemma2", "gemma3", "gpt2", "gpt_neox", "gpt_oss", "qwen3")
 LENGTHS = (21, 9, 14)
@@ -108,6 +109,14 @@ def test_each_step_is_the_row_of_a_full_run(name, own_model, eager_model):
     generation = interp.load(own_model(name)).generate(PROMPTS, NEW, probes)
     assert len(generation.steps) == NEW
     assert_steps(generation, eager_model(name), ARCHITECTURES[name].build(kernel="eager"))
+
+
+def test_a_model_that_knows_no_cache_is_measured_in_its_last_row():
+    """It reads the whole text at each step."""
+    entry = next(each for each in OWN_CODE if each.model == "OpenAIGPTLMHeadModel")
+    generation = interp.load(entry.build()).generate(PROMPTS, NEW, probes)
+    assert generation.steps[-1]["entropy"][0].shape == (3, 4, 1)
+    assert_steps(generation, entry.build("eager").double(), entry.build("eager"))
 
 
 @pytest.mark.parametrize("name", ["mistral", "gpt_oss"])

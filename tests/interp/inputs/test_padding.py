@@ -26,6 +26,7 @@ from tests.interp.tiny import (
     Architecture,
     token_ids,
 )
+from tests.interp.zoo.hybrids import HYBRIDS
 
 ENCODER = {"is_rotary": False, "is_causal": False}
 OTHERS = {
@@ -287,3 +288,16 @@ def test_a_row_of_padding_alone(own_model):
 def test_a_batch_made_by_hand_that_does_not_fit(ids: Tensor, keep: Tensor, said: str, own_model):
     with pytest.raises(InputError, match=said):
         interp.load(own_model("llama")).capture(Batch(ids, keep))
+
+
+def test_recurrent_layers_that_read_padding_are_not_given_it_before_a_sequence() -> None:
+    model = interp.load(next(each for each in HYBRIDS if each.model == "RecurrentGemmaForCausalLM").build())
+    short, long = [7, 8, 9, 10], [11, 12, 13, 14, 15, 16, 17]
+    with pytest.raises(InputError, match="the recurrent layers of RecurrentGemmaForCausalLM read it as text"):
+        model.batch([short, long], padding="left")
+    with pytest.raises(InputError, match="give sequences of one length together"):
+        model.generate([short, long], 3)
+    alone = model.capture([short], ["entropy"])
+    padded = model.capture([short, long], ["entropy"])
+    torch.testing.assert_close(padded["entropy"][2][:1, :, :4], alone["entropy"][2], rtol=1e-5, atol=1e-6)
+    assert len(model.generate([short, short], 3).steps) == 3

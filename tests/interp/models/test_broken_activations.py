@@ -67,3 +67,21 @@ def test_nan_stops_lazy_maps_and_scans():
 
 def test_it_is_the_runs_failure_and_not_the_inputs():
     assert not issubclass(RunError, InputError)
+
+
+@pytest.mark.parametrize("part", ["model.layers.1.self_attn.q_proj", "lm_head"])
+def test_parts_in_different_dtypes_are_named(part: str):
+    model = ARCHITECTURES["llama"].build()
+    model.get_submodule(part).to(torch.bfloat16)
+    said = rf"parts of LlamaForCausalLM are in different dtypes \(.*{part}.weight in bfloat16.*bring all of it into one"
+    hooked = interp.load(model)
+    for run in (lambda: hooked.capture(IDS, ["entropy"], logits=True), lambda: hooked.generate(IDS, 2)):
+        with pytest.raises(RunError, match=said):
+            run()
+
+
+def test_a_layer_taken_out_since_the_model_was_loaded():
+    hooked = interp.load(ARCHITECTURES["llama"].build())
+    del hooked.model.model.layers[1]
+    with pytest.raises(RunError, match=r"layers \[1\] of LlamaForCausalLM .* load the changed model again"):
+        hooked.capture(IDS)

@@ -107,6 +107,20 @@ def test_capture_runs_a_model_that_compiled_itself() -> None:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-11)
 
 
+def test_a_model_that_compiled_itself_generates_without_its_graph() -> None:
+    """Measuring differs from step to step, and would be traced into a graph for each."""
+    model = build("llama")
+    expected = interp.load(model).generate(token_ids((2, 8)), 3, ["entropy"], min_new_tokens=3)
+    model.compile(backend="eager")
+    found = interp.load(model).generate(token_ids((2, 8)), 3, ["entropy"], min_new_tokens=3)
+    assert torch.equal(found.ids, expected.ids)
+    for step, alike in zip(found.steps, expected.steps, strict=True):
+        torch.testing.assert_close(step["entropy"], alike["entropy"], rtol=1e-9, atol=1e-11)
+    assert not counters["stats"], "nothing was traced"
+    assert interp.load(model).capture(token_ids((1, 8)), [], logits=True).logits is not None
+    assert counters["stats"]["unique_graphs"] > 0, "its graph is for captures as before"
+
+
 RULES = {
     "causal": (masking_utils.causal_mask_function, lambda i, j: j <= i),
     "full": (masking_utils.bidirectional_mask_function, lambda i, j: i >= 0),

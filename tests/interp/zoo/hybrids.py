@@ -70,7 +70,15 @@ HYBRIDS = (
         num_key_value_heads=HEADS,
     ),
     hybrid("Lfm2", (1,), layer_types=["conv", "full_attention"], block_multiple_of=16),
-    hybrid("RecurrentGemma", (2,), num_hidden_layers=3, lru_width=32, attention_window_size=7, head_dim=8),
+    hybrid(
+        "RecurrentGemma",
+        (2,),
+        num_hidden_layers=3,
+        lru_width=32,
+        attention_window_size=7,
+        head_dim=8,
+        padding=tokens_padded_right,
+    ),
     hybrid(
         "MiniMax",
         (1,),

@@ -110,3 +110,21 @@ def packed_image(patches: int, width: int, image_token: int = 59) -> Callable[[]
         return {**text, "mm_token_type_ids": kinds, "pixel_values": _noise(patches, width), "image_grid_thw": grid}
 
     return made
+
+
+def tiled_image_beside_text(size: int = 32, image_token: int = 59) -> Callable[[], dict[str, Tensor]]:
+    """One image of one tile for each text, which sees it by cross attention."""
+
+    def made() -> dict[str, Tensor]:
+        text = tokens_padded_right()
+        text["input_ids"][:, 0] = image_token
+        rows, length = text["input_ids"].shape
+        return {
+            **text,
+            "pixel_values": _noise(rows, 1, 1, 3, size, size),
+            "aspect_ratio_ids": torch.ones(rows, 1, dtype=torch.int64),
+            "aspect_ratio_mask": torch.ones(rows, 1, 1, dtype=torch.int64),
+            "cross_attention_mask": torch.ones(rows, length, 1, 1, dtype=torch.int64),
+        }
+
+    return made

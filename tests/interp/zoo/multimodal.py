@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.interp.tiny import ALTERNATING
 from tests.interp.zoo.entry import GROUPED, LAYERS, WIDTHS, Entry, numbered
-from tests.interp.zoo.inputs import image_in_text, packed_image
+from tests.interp.zoo.inputs import image_in_text, packed_image, tiled_image_beside_text
 
 IMAGE = 59
 PATCHES = WIDTHS | {"image_size": 32, "patch_size": 16, "num_channels": 3}
@@ -74,5 +74,28 @@ MULTIMODAL = (
         layers=(*numbered("vision"), *numbered("text")),
         image_token_id=IMAGE,
         scale_factor=2,
+    ),
+    seeing(
+        "MllamaForConditionalGeneration",
+        "Mllama",
+        {
+            "text_config": GROUPED | {"num_hidden_layers": 4, "cross_attention_layers": [1, 3]},
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "attention_heads": 4,
+                "num_hidden_layers": 1,
+                "num_global_layers": 1,
+                "image_size": 32,
+                "patch_size": 16,
+                "max_num_tiles": 1,
+                "supported_aspect_ratios": [[1, 1]],
+                "intermediate_layers_indices": [0],
+                "vision_output_dim": 64,
+            },
+        },
+        inputs=tiled_image_beside_text(),
+        layers=(*numbered("vision"), 0, 2, "cross.1", "cross.3"),
+        image_token_index=IMAGE,
     ),
 )

@@ -115,7 +115,8 @@ def _compare_statistics(
     members: list[tuple[AttentionLayer, Tensor, Tensor]],
 ) -> None:
     _, _, queries, keys = members[0][2].shape
-    name = "decoder_attention_mask" if stack in ("decoder", "cross") else "attention_mask"
+    reads_apart = "decoder_input_ids" in batch.arguments  # else cross attention runs from the text itself
+    name = "decoder_attention_mask" if reads_apart and stack in ("decoder", "cross") else "attention_mask"
     keep = batch.arguments.get(name) if stack in ("", "text", "encoder", "decoder", "cross") else None
     keep = None if keep is None else keep.bool()
     offset = 0 if stack.endswith("cross") else keys - queries
