@@ -41,6 +41,7 @@ GRACE = 15.0
 TESTS = (
     "tests/kernels/test_triton.py",
     "tests/kernels/test_gpu.py",
+    "tests/kernels/test_value_dependent.py",
     "tests/kernels/test_class_bias.py",
     "tests/kernels/test_row_sinks.py",
     "tests/interp/test_on_gpu.py",
