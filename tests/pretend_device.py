@@ -32,6 +32,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from interp_kernels import tensors
+
 NAME = "pretended"
 CUDA, HERE = torch.device("cuda", 0), torch.device("cpu")
 CAPABILITY = (9, 0)
@@ -225,6 +227,7 @@ def _answers() -> dict[str, Any]:
         "empty_cache": lambda: None,
         "synchronize": lambda device=None: None,
         "is_current_stream_capturing": lambda: False,
+        "current_stream": lambda device=None: SimpleNamespace(cuda_stream=0),
         "device": lambda device: nullcontext(),
         "manual_seed": torch.default_generator.manual_seed,
         "manual_seed_all": torch.default_generator.manual_seed,
@@ -264,6 +267,8 @@ def pretended() -> Iterator[None]:
         for name, answer in _answers().items():
             entered.enter_context(patch.object(torch.cuda, name, answer, create=True))
         entered.enter_context(patch.object(InterpretedFunction, "__getitem__", _launched))
+        # A tensor of a class of its own is refused, as a fake one would have no numbers; this one has.
+        entered.enter_context(patch.object(tensors, "runs_operations_itself", lambda x: False))
         # In this thread, in which the modes are.
         entered.enter_context(torch.autograd.set_multithreading_enabled(False))
         entered.enter_context(_Functions())

@@ -34,7 +34,7 @@ TENSORS_OF: dict[type[P.Probe], tuple[tuple[str, bool], ...]] = {
 }
 """The tensors of each probe, by field, and whether it does without."""
 
-_finite = Once()
+_finite = Once(keeps_tensors=False)
 
 
 def fitting_probe(probe: P.Probe, ops: Operands) -> P.Probe:

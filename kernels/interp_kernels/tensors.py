@@ -48,8 +48,13 @@ def check_transforms(name: str, x: Tensor) -> None:
         raise ValueError(
             f"{name}: attend has no forward-mode derivatives, got a tensor with a tangent; take gradients with torch.autograd"
         )
-    if getattr(type(x), "__torch_dispatch__", PLAIN) is not PLAIN:
+    if runs_operations_itself(x):
         raise ValueError(f"{name}: expected a plain tensor, got a {type(x).__name__}, which runs operations by itself")
+
+
+def runs_operations_itself(x: Tensor) -> bool:
+    """Whether x is of a class that stands before torch's operations, as fake tensors do."""
+    return getattr(type(x), "__torch_dispatch__", PLAIN) is not PLAIN
 
 
 def check_tensor(

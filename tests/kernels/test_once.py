@@ -12,7 +12,7 @@ from interp_kernels.once import Once
 
 
 def test_a_result_is_made_once_for_each_probe_and_key() -> None:
-    once, made = Once(), []
+    once, made = Once(keeps_tensors=True), []
     one, other = KeyMass(torch.ones(3, 1)), KeyMass(torch.ones(3, 1))
     for probe, key in ((one, 1), (one, 1), (one, 2), (other, 1), (one, 1)):
         once.of(probe, key, partial(made.append, key))
@@ -20,7 +20,7 @@ def test_a_result_is_made_once_for_each_probe_and_key() -> None:
 
 
 def test_writing_to_a_tensor_makes_it_again() -> None:
-    once, weights = Once(), torch.ones(3, 1)
+    once, weights = Once(keeps_tensors=True), torch.ones(3, 1)
     probe = KeyMass(weights)
     assert once.of(probe, None, weights.sum) == 3
     weights[0] = 5
@@ -29,7 +29,7 @@ def test_writing_to_a_tensor_makes_it_again() -> None:
 
 
 def test_what_fails_is_tried_again() -> None:
-    once, probe = Once(), KeyMass(torch.ones(3, 1))
+    once, probe = Once(keeps_tensors=True), KeyMass(torch.ones(3, 1))
     for _ in range(2):
         try:
             once.of(probe, None, lambda: 1 / 0)
@@ -40,7 +40,7 @@ def test_what_fails_is_tried_again() -> None:
 
 
 def test_nothing_is_kept_of_a_probe_that_is_gone_or_whose_writes_are_not_counted() -> None:
-    once = Once()
+    once = Once(keeps_tensors=True)
     probe = KeyMass(torch.ones(3, 1))
     once.of(probe, None, lambda: 1)
     assert len(once._kept) == 1

@@ -11,7 +11,7 @@ from interp_kernels import probes as P
 from interp_kernels.once import Once
 from interp_kernels.operands import Operands
 
-_orders = Once()
+_orders = Once(keeps_tensors=True)
 
 
 @dataclass(frozen=True)

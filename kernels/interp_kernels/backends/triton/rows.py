@@ -18,7 +18,7 @@ UNCLIPPED = 1 << 30
 LEVEL = 128
 """Keys over which it is noted whether their weights are all the same. The kernel's tiles of keys divide it."""
 
-_columns = Once()
+_columns = Once(keeps_tensors=True)
 
 
 class RowStatistics:
