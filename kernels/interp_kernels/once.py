@@ -1,8 +1,8 @@
 """What is worked out of a probe once, for all the calls that it is measured in.
 
 A model's layers are measured with the same probes, and on a GPU to look at their tensors costs as much as a short layer, or
-makes the host wait for the device. What a stream has made is kept for this stream, on which it will be there when it is
-needed; nothing is kept of, or taken into, a CUDA graph, which outlives what it refers to.
+makes the host wait for the device. Tensors that a stream has made are kept for this stream, on which they will be there when
+they are needed; none are kept of, or taken into, a CUDA graph, which outlives what it refers to.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Once:
         if any(x.is_inference() for x in tensors):
             return make()
         versions = tuple(x._version for x in tensors)
-        if on_device := [x.device for x in tensors if x.is_cuda]:
-            if self.keeps_tensors and torch.cuda.is_current_stream_capturing():
+        if self.keeps_tensors and (on_device := [x.device for x in tensors if x.is_cuda]):
+            if torch.cuda.is_current_stream_capturing():
                 return make()
             key = key, torch.cuda.current_stream(on_device[0]).cuda_stream
         with self._lock:

@@ -38,13 +38,14 @@ def operands(seed: int = 0, tokens: int = T, dtype: torch.dtype = torch.float16)
 
 
 def probes(tokens: int = T) -> tuple[ik.Probe, ...]:
-    """One of each kind but ``KeyMass``, whose weights are looked at."""
+    """One of each kind."""
     labels = torch.randint(0, 5, (tokens,), generator=torch.Generator().manual_seed(1)).to("cuda")
     return (
         ik.Entropy(),
         ik.Entropy(name="mean_entropy", reduce="mean"),
         ik.Peak(),
         ik.TopK(3),
+        ik.KeyMass(torch.linspace(0, 1, 2 * tokens).view(tokens, 2).to("cuda")),
         ik.LabelMatch(labels, labels, strict=True),
         ik.OffsetMass((0, 1)),
         ik.Distance(),
@@ -73,7 +74,7 @@ def never_waiting() -> Iterator[None]:
 
 
 def test_the_host_never_waits():
-    """But in the first call, which copies constants and measures configurations."""
+    """But in the first call, which copies constants, looks at weights and measures configurations."""
     q, k, v = operands()
     measured = probes()
     masks = (
