@@ -60,6 +60,9 @@ def killed(plan: Plan, chance: random.Random, span: float, most: int) -> int:
         child = begin(plan)
         # From the second on it is there already: at least one is killed that had begun its work.
         while kills and not (plan.output / "manifest.json").exists():
+            # One that ended by itself before it got there would be waited for without end.
+            ended, status = os.waitpid(child, os.WNOHANG)
+            assert not ended, f"a run ended with status {status} before it wrote its manifest"
             time.sleep(0.001)
         time.sleep(chance.uniform(0, span))
         os.kill(child, signal.SIGKILL)
